@@ -1,0 +1,2 @@
+//! clipsift
+#![deny(missing_docs)]

@@ -1,0 +1,2 @@
+//! The `clipsift` command.
+fn main() {}
