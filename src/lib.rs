@@ -1,2 +1,9 @@
 //! clipsift
 #![deny(missing_docs)]
+
+pub mod error;
+pub mod ops;
+pub mod sample;
+
+pub use error::{Error, Result};
+pub use sample::{Blob, Decision, Reason, Rgb8, Sample, Sidecar};

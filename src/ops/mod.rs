@@ -1,0 +1,1 @@
+//! The numeric kernels, one file each: arguments, one shape check, a readable CPU twin, dispatch.
