@@ -1,1 +1,21 @@
 //! The numeric kernels, one file each: arguments, one shape check, a readable CPU twin, dispatch.
+//!
+//! Dimension letters: n rows (images), d dims of an embedding, k clusters, t tokens of an image, h heads, w the tower's width,
+//! p the patch size.
+//!
+//! Ops of the tower take and give candle tensors; their CPU twins work on contiguous slices of f32 or f16, accumulate in f32
+//! and share rows among the threads of the current rayon pool, each row computed by one thread in one order: the number of
+//! threads never changes a result.
+
+pub mod activation;
+pub mod attention;
+mod element;
+pub mod layer_norm;
+pub mod linear;
+pub mod patchify;
+
+pub use activation::{Activation, add_bias, bias_activation};
+pub use attention::attention;
+pub use layer_norm::{LayerNorm, add_layer_norm, layer_norm};
+pub use linear::matmul_t;
+pub use patchify::{PixelNorm, patchify};

@@ -1,0 +1,253 @@
+//! What a Hugging Face folder says of its tower and of the pixels it wants: `config.json`, `preprocessor_config.json`.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::ops::{Activation, PixelNorm};
+
+/// The shape of a CLIP vision tower. Defaults are those of transformers' `CLIPVisionConfig`, since hub files leave out what
+/// equals them.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct VisionConfig {
+    /// w: width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside an MLP block.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// h: attention heads a layer.
+    pub num_attention_heads: usize,
+    /// 3: red, green, blue.
+    pub num_channels: usize,
+    /// s: pixels along an edge.
+    pub image_size: usize,
+    /// p: pixels along a patch's edge.
+    pub patch_size: usize,
+    /// The MLP's activation.
+    pub hidden_act: Activation,
+    /// Epsilon of every LayerNorm.
+    pub layer_norm_eps: f64,
+    /// d: dims of the embedding.
+    pub projection_dim: usize,
+}
+
+impl Default for VisionConfig {
+    fn default() -> Self {
+        VisionConfig {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            num_channels: 3,
+            image_size: 224,
+            patch_size: 32,
+            hidden_act: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+            projection_dim: 512,
+        }
+    }
+}
+
+impl VisionConfig {
+    /// Reads a `config.json`, of a whole CLIP (`vision_config` inside) or of a vision tower alone.
+    ///
+    /// # Errors
+    /// [`Error::Model`] with `name`, where it is not a CLIP's or its sizes do not fit together.
+    pub fn parse(name: &str, json: &str) -> Result<VisionConfig> {
+        let bad = |reason: String| Error::model(name, format!("config.json: {reason}"));
+        let root: Value = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;
+        let model_type = root.get("model_type").and_then(Value::as_str).unwrap_or("clip");
+        let vision = match (model_type, root.get("vision_config")) {
+            ("clip", Some(vision)) => {
+                let mut vision = vision.clone();
+                // The whole model's projection is the one that its weights have; the tower's own copy may be stale.
+                if let (Some(d), Some(object)) = (root.get("projection_dim"), vision.as_object_mut()) {
+                    object.insert("projection_dim".into(), d.clone());
+                }
+                vision
+            }
+            ("clip" | "clip_vision_model", None) => root,
+            _ => return Err(bad(format!("model_type {model_type:?} is not a CLIP; clip and clip_vision_model are read"))),
+        };
+        let config: VisionConfig = serde_json::from_value(vision).map_err(|e| bad(e.to_string()))?;
+        config.check().map_err(bad)?;
+        Ok(config)
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let sizes = [
+            ("hidden_size", self.hidden_size, 16_384),
+            ("intermediate_size", self.intermediate_size, 65_536),
+            ("num_hidden_layers", self.num_hidden_layers, 1_024),
+            ("num_attention_heads", self.num_attention_heads, 1_024),
+            ("image_size", self.image_size, 4_096),
+            ("patch_size", self.patch_size, 4_096),
+            ("projection_dim", self.projection_dim, 65_536),
+        ];
+        for (name, size, most) in sizes {
+            if size == 0 || size > most {
+                return Err(format!("{name} is {size}, which is not in 1..={most}"));
+            }
+        }
+        if self.num_channels != 3 {
+            return Err(format!("num_channels is {}; images are read as 3", self.num_channels));
+        }
+        if self.hidden_size % self.num_attention_heads != 0 {
+            return Err(format!("{} heads do not divide hidden_size {}", self.num_attention_heads, self.hidden_size));
+        }
+        if self.patch_size > self.image_size {
+            return Err(format!("patch_size {} is larger than image_size {}", self.patch_size, self.image_size));
+        }
+        Ok(())
+    }
+
+    /// g: patches along an edge.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// t: tokens of an image, the patches and the class token.
+    pub fn tokens(&self) -> usize {
+        self.grid() * self.grid() + 1
+    }
+
+    /// Floating-point operations of one image, 2 for each multiply-add of a matrix product.
+    pub fn flop(&self) -> u64 {
+        let [t, w, m] = [self.tokens(), self.hidden_size, self.intermediate_size].map(|x| x as u64);
+        let patches = (t - 1) * w * 3 * (self.patch_size * self.patch_size) as u64;
+        let layer = t * (4 * w * w + 2 * w * m) + 2 * t * t * w;
+        2 * (patches + self.num_hidden_layers as u64 * layer + w * self.projection_dim as u64)
+    }
+}
+
+/// How an image becomes the tower's pixels: shortest edge by Pillow's bicubic, centre crop, then the norm.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preprocess {
+    /// The resized image's shorter edge, in pixels.
+    pub shortest_edge: u32,
+    /// Edge of the square cut from its middle: the tower's image size.
+    pub crop: u32,
+    /// Mean and standard deviation of a channel.
+    pub norm: PixelNorm,
+}
+
+impl Preprocess {
+    /// OpenAI CLIP's, for towers without a `preprocessor_config.json`.
+    pub fn openai(image_size: usize) -> Preprocess {
+        Preprocess {
+            shortest_edge: image_size as u32,
+            crop: image_size as u32,
+            norm: PixelNorm {
+                mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
+                std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
+            },
+        }
+    }
+
+    /// Reads a `preprocessor_config.json` in the old and the new spelling of its sizes.
+    ///
+    /// # Errors
+    /// [`Error::Model`] with `name`, where it asks for what is not done here (another filter, a squashed image) or does not
+    /// give `image_size` pixels.
+    pub fn parse(name: &str, json: &str, image_size: usize) -> Result<Preprocess> {
+        let bad = |reason: String| Error::model(name, format!("preprocessor_config.json: {reason}"));
+        let root: Value = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;
+        let on = |key: &str| root.get(key).and_then(Value::as_bool).unwrap_or(true);
+        for key in ["do_resize", "do_center_crop", "do_rescale", "do_normalize"] {
+            if !on(key) {
+                return Err(bad(format!("{key} is false; CLIP towers are fed resized, cropped, normalised pixels")));
+            }
+        }
+        if let Some(filter) = root.get("resample").and_then(Value::as_u64).filter(|f| *f != 3) {
+            return Err(bad(format!("resample {filter}; only 3, bicubic, is done")));
+        }
+        if let Some(factor) = root.get("rescale_factor").and_then(Value::as_f64) {
+            if (factor * 255.0 - 1.0).abs() > 1e-6 {
+                return Err(bad(format!("rescale_factor {factor}; only 1/255 is done")));
+            }
+        }
+        let fallback = Preprocess::openai(image_size);
+        let shortest_edge = match root.get("size") {
+            None => fallback.shortest_edge,
+            Some(size) => edge(size, "shortest_edge")
+                .ok_or_else(|| bad(format!("size {size}; only a shortest edge is done, the image is never squashed")))?,
+        };
+        let crop = match root.get("crop_size") {
+            None => fallback.crop,
+            Some(size) => edge(size, "height")
+                .filter(|e| size.get("width").is_none_or(|w| w.as_u64() == Some(u64::from(*e))))
+                .ok_or_else(|| bad(format!("crop_size {size}; a square is needed")))?,
+        };
+        if crop as usize != image_size {
+            return Err(bad(format!("crop_size {crop} is not the tower's image_size {image_size}")));
+        }
+        if shortest_edge > 8192 {
+            return Err(bad(format!("a shortest edge of {shortest_edge} pixels")));
+        }
+        let channels = |key: &str, default: [f32; 3]| match root.get(key) {
+            None => Ok(default),
+            Some(v) => serde_json::from_value(v.clone()).map_err(|e| bad(format!("{key}: {e}"))),
+        };
+        let norm = PixelNorm {
+            mean: channels("image_mean", fallback.norm.mean)?,
+            std: channels("image_std", fallback.norm.std)?,
+        };
+        if norm.std.iter().any(|s| !s.is_normal()) || norm.mean.iter().any(|m| !m.is_finite()) {
+            return Err(bad("image_mean and image_std must be finite, image_std not 0".into()));
+        }
+        Ok(Preprocess { shortest_edge, crop, norm })
+    }
+}
+
+/// A size written as `224` or as `{"KEY": 224}`.
+fn edge(size: &Value, key: &str) -> Option<u32> {
+    let number = size.as_u64().or_else(|| size.get(key)?.as_u64())?;
+    u32::try_from(number).ok().filter(|n| *n > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_hub_config_leaves_out_is_the_default_of_transformers() {
+        let json = r#"{"model_type": "clip", "projection_dim": 768, "vision_config": {"hidden_size": 1024,
+            "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14}}"#;
+        let config = VisionConfig::parse("l14", json).unwrap();
+        assert_eq!((config.projection_dim, config.image_size, config.tokens()), (768, 224, 257));
+        assert_eq!(config.hidden_act, Activation::QuickGelu);
+        assert_eq!(config.flop() / 1_000_000_000, 161, "GFLOP of L/14");
+    }
+
+    #[test]
+    fn configs_that_are_no_clip_or_do_not_fit_are_refused_by_what_is_wrong() {
+        for (json, word) in [
+            (r#"{"model_type": "siglip"}"#, "siglip"),
+            (r#"{"hidden_size": 100, "num_attention_heads": 12}"#, "do not divide"),
+            (r#"{"image_size": 0}"#, "image_size"),
+            (r#"{"hidden_act": "relu6"}"#, "relu6"),
+            ("{", "EOF"),
+        ] {
+            let message = VisionConfig::parse("m", json).unwrap_err().to_string();
+            assert!(message.contains(word), "{json}: {message}");
+        }
+    }
+
+    #[test]
+    fn both_spellings_of_sizes_are_read_and_squashing_is_refused() {
+        let old = r#"{"size": 224, "crop_size": 224, "resample": 3, "image_std": [0.5, 0.5, 0.5]}"#;
+        let new = r#"{"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "image_std": [0.5, 0.5, 0.5]}"#;
+        assert_eq!(Preprocess::parse("m", old, 224).unwrap(), Preprocess::parse("m", new, 224).unwrap());
+        for (json, word) in [
+            (r#"{"size": {"height": 224, "width": 224}}"#, "squashed"),
+            (r#"{"resample": 2}"#, "bicubic"),
+            (r#"{"crop_size": 336}"#, "336"),
+            (r#"{"do_resize": false}"#, "do_resize"),
+        ] {
+            let message = Preprocess::parse("m", json, 224).unwrap_err().to_string();
+            assert!(message.contains(word), "{json}: {message}");
+        }
+    }
+}

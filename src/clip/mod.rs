@@ -1,0 +1,232 @@
+//! CLIP: where a tower comes from, and images -> unit rows.
+
+pub mod config;
+pub mod hub;
+pub mod tower;
+pub mod weights;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Tensor};
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::manifest;
+use crate::ops;
+use crate::resize::resize_and_crop;
+use crate::sample::Rgb8;
+use config::{Preprocess, VisionConfig};
+use hub::HubRepo;
+use tower::VisionTower;
+use weights::Weights;
+
+/// The name of the embedded tower.
+pub const BUILTIN: &str = "builtin";
+
+/// Embeddings of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedded {
+    /// `[n, d]`, unit rows rounded to the tower's dtype; rows that are not `good` are zero.
+    pub rows: Vec<f32>,
+    /// Whether row i is a usable embedding: not zero and finite before normalisation.
+    pub good: Vec<bool>,
+}
+
+/// Turns upright images into unit rows. [`Clip`] is one; a [`crate::pipeline::Pipeline`] takes any.
+///
+/// The work is split in two so that decoding threads prepare while one thread owns the device.
+pub trait Embedder: Send + Sync {
+    /// What the embedder is called in `run.json` and messages.
+    fn name(&self) -> &str;
+    /// What identifies its results: two embedders with the same fingerprint give the same rows.
+    fn fingerprint(&self) -> String;
+    /// d: dims of a row.
+    fn dims(&self) -> usize;
+    /// Precision that rows are stored in: f32 or f16.
+    fn dtype(&self) -> DType;
+    /// Images a batch, where the user names no number.
+    fn batch_size(&self) -> usize;
+    /// The eps at which two images are duplicates by default: cosine >= 1 - eps.
+    fn default_eps(&self) -> f64;
+    /// The part of the work done for each image by itself, on any thread: its input bytes, as many for every image.
+    fn prepare(&self, image: &Rgb8) -> Vec<u8>;
+    /// Prepared images, one after the other -> rows.
+    ///
+    /// # Errors
+    /// Where the device fails, or `prepared` is not a whole number of images.
+    fn embed(&self, prepared: &[u8]) -> Result<Embedded>;
+}
+
+/// A CLIP vision tower with its preprocessing, on a device.
+pub struct Clip {
+    name: String,
+    tower: VisionTower,
+    preprocess: Preprocess,
+    device: Device,
+    fingerprint: String,
+    default_eps: f64,
+}
+
+impl Clip {
+    /// Loads a tower: `builtin`, a folder in Hugging Face layout, or a hub id such as `openai/clip-vit-large-patch14`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where it is not to be had or damaged.
+    ///
+    /// ```
+    /// # use clipsift::{Clip, Device};
+    /// let clip = Clip::load("builtin", &Device::auto()?)?;
+    /// assert!(clip.config().flop() < 90_000_000);
+    /// # Ok::<(), clipsift::Error>(())
+    /// ```
+    pub fn load(spec: &str, device: &Device) -> Result<Clip> {
+        Clip::load_revision(spec, None, device)
+    }
+
+    /// [`Clip::load`] at a revision (branch, tag or commit) of a hub repository.
+    ///
+    /// # Errors
+    /// As [`Clip::load`]; [`Error::Usage`] where the model is not a hub's and a revision was named.
+    pub fn load_revision(spec: &str, revision: Option<&str>, device: &Device) -> Result<Clip> {
+        let path = Path::new(spec);
+        if revision.is_some() && (spec == BUILTIN || path.exists()) {
+            return Err(Error::usage(format!("--revision names a version on a hub; {spec} is not from a hub")));
+        }
+        if spec == BUILTIN {
+            let weights = Weights::from_static(BUILTIN, include_bytes!("../../models/builtin/model.safetensors"))?;
+            let config = include_str!("../../models/builtin/config.json");
+            let preprocess = include_str!("../../models/builtin/preprocessor_config.json");
+            return Clip::build(BUILTIN, config, Some(preprocess), &weights, device);
+        }
+        if path.exists() {
+            return Clip::from_dir(spec, path, device);
+        }
+        let mut parts = spec.split('/');
+        let hub_like = |part: Option<&str>| part.is_some_and(|p| !p.is_empty() && !p.starts_with('.'));
+        if !(hub_like(parts.next()) && hub_like(parts.next()) && parts.next().is_none()) {
+            return Err(Error::model(spec, "no such folder, and not a hub id (OWNER/NAME); give builtin, a folder or a hub id"));
+        }
+        let repo = HubRepo::new(spec, revision)?;
+        let config = repo.get("config.json")?;
+        // An optional file; the folder below is read by the names of its files.
+        repo.find("preprocessor_config.json")?;
+        download_weights(&repo)?;
+        Clip::from_dir(spec, config.parent().unwrap_or(Path::new(".")), device)
+    }
+
+    /// Loads a tower from a folder in Hugging Face layout, under a name of its own.
+    ///
+    /// # Errors
+    /// As [`Clip::load`].
+    pub fn from_dir(name: &str, dir: &Path, device: &Device) -> Result<Clip> {
+        if !dir.is_dir() {
+            return Err(Error::model(name, "a model is a folder with config.json and model.safetensors, or a hub id"));
+        }
+        let text = |file: &str| -> Result<Option<String>> {
+            let path = dir.join(file);
+            match std::fs::read_to_string(&path) {
+                Ok(text) => Ok(Some(text)),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(Error::io("read", path)(e)),
+            }
+        };
+        let config = text("config.json")?.ok_or_else(|| Error::model(name, format!("no config.json in {}", dir.display())))?;
+        let preprocess = text("preprocessor_config.json")?;
+        Clip::build(name, &config, preprocess.as_deref(), &Weights::open_dir(dir)?, device)
+    }
+
+    fn build(name: &str, config: &str, preprocess: Option<&str>, weights: &Weights, device: &Device) -> Result<Clip> {
+        let config = VisionConfig::parse(name, config)?;
+        let preprocess = match preprocess {
+            Some(json) => Preprocess::parse(name, json, config.image_size)?,
+            None => Preprocess::openai(config.image_size),
+        };
+        let tower = VisionTower::load(&config, weights, device.candle(), device.dtype())?;
+        let fingerprint = format!("sha256:{} {preprocess:?} {:?}", weights.fingerprint(), device.dtype());
+        let default_eps = manifest::model(name).map_or(manifest::FALLBACK_EPS, |entry| entry.default_eps);
+        Ok(Clip { name: name.into(), tower, preprocess, device: device.clone(), fingerprint, default_eps })
+    }
+
+    /// The tower's shape.
+    pub fn config(&self) -> &VisionConfig {
+        self.tower.config()
+    }
+
+    /// The tower itself, for those who want its layers.
+    pub fn tower(&self) -> &VisionTower {
+        &self.tower
+    }
+
+    /// How images become its pixels.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+}
+
+impl Embedder for Clip {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn fingerprint(&self) -> String {
+        self.fingerprint.clone()
+    }
+
+    fn dims(&self) -> usize {
+        self.config().projection_dim
+    }
+
+    fn dtype(&self) -> DType {
+        self.device.dtype()
+    }
+
+    fn batch_size(&self) -> usize {
+        // Small towers want more rows a GEMM; large ones less memory.
+        if self.config().flop() < 1_000_000_000 { 64 } else { 16 }
+    }
+
+    fn default_eps(&self) -> f64 {
+        self.default_eps
+    }
+
+    fn prepare(&self, image: &Rgb8) -> Vec<u8> {
+        resize_and_crop(image, self.preprocess.shortest_edge, self.preprocess.crop)
+    }
+
+    fn embed(&self, prepared: &[u8]) -> Result<Embedded> {
+        let s = self.config().image_size;
+        let image = s * s * 3;
+        if prepared.is_empty() || !prepared.len().is_multiple_of(image) {
+            return Err(Error::shape("embed", format!("a multiple of {image} bytes"), format!("{} bytes", prepared.len())));
+        }
+        let pixels = Tensor::from_slice(prepared, (prepared.len() / image, s, s, 3), self.device.candle())?;
+        let embeddings = self.tower.forward(&pixels, &self.preprocess.norm)?.to_dtype(DType::F32)?;
+        let mut rows = embeddings.flatten_all()?.to_vec1::<f32>()?;
+        let good = ops::normalize_rows(&mut rows, self.dims());
+        if self.dtype() == DType::F16 {
+            rows.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32());
+        }
+        Ok(Embedded { rows, good })
+    }
+}
+
+/// Brings the weights of a hub repository into the cache, in the order that [`Weights::open_dir`] looks for them.
+fn download_weights(repo: &HubRepo) -> Result<()> {
+    if repo.find("model.safetensors")?.is_some() {
+        return Ok(());
+    }
+    if let Some(index) = repo.find("model.safetensors.index.json")? {
+        for file in weights::parts_of("hub", &index)? {
+            repo.get(&file_name(&file))?;
+        }
+        return Ok(());
+    }
+    match repo.find("pytorch_model.bin")? {
+        Some(_) => Ok(()),
+        None => Err(repo.missing("model.safetensors (or its index, or pytorch_model.bin)")),
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    PathBuf::from(path).file_name().map(|f| f.to_string_lossy().into_owned()).unwrap_or_default()
+}
