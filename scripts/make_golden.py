@@ -234,7 +234,7 @@ def make_clip(data):
     # mean and deviation for each channel, sizes in the preprocessor as objects.
     rng = np.random.Generator(np.random.PCG64(20241))
     vision = dict(architectures=["CLIPVisionModelWithProjection"], model_type="clip_vision_model", hidden_size=48,
-                  intermediate_size=84, num_hidden_layers=3, num_attention_heads=3, image_size=31, patch_size=7, num_channels=3,
+                  intermediate_size=84, num_hidden_layers=2, num_attention_heads=3, image_size=31, patch_size=7, num_channels=3,
                   hidden_act="gelu", layer_norm_eps=1e-6, projection_dim=24)
     folder = fresh(data / "tiny-clip-gelu")
     write_json(folder / "config.json", vision)
@@ -308,7 +308,322 @@ def make_resize(data):
     save_file(stored, folder / "expected.safetensors")
 
 
-PARTS = {"clip": make_clip, "resize": make_resize}
+# ---------------------------------------------------------------------------------------------------------------------
+# formats: one picture in every format and colour mode, and the RGB that Pillow makes of it.
+
+
+CLIPPED = "Pillow clips 16-bit grey at 255, so nearly everything turns white; NAME/high-byte holds the high bytes"
+
+
+def with_black(picture):
+    """CMYK with ink in all four channels: Pillow's own conversion leaves K at 0."""
+    cmy = 255 - np.array(picture).astype(np.int64)
+    k = cmy.min(axis=2, keepdims=True) * 3 // 4
+    return Image.fromarray(np.concatenate([(cmy - k) * 255 // (255 - k), k], axis=2).astype(np.uint8), "CMYK")
+
+
+def base_picture():
+    """27 x 19: smooth ramps under noise, a hard-edged block, a thin line and flat corners in black, white and red."""
+    w, h = 27, 19
+    pixels = pattern("blend", w, h, 77)
+    pixels[5:11, 9:17] = (20, 60, 220)
+    for y in range(h):
+        pixels[y, min(w - 1, y + 3)] = (255, 240, 0)
+    pixels[:4, -4:] = 255
+    pixels[-4:, :4] = 0
+    pixels[-4:, -4:] = (230, 10, 10)
+    return Image.fromarray(pixels)
+
+
+def png_chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(w, h, depth, colour, rows, extra=(), interlaced=False):
+    """A PNG around scanlines that are packed already. `extra` chunks stand before the data."""
+    header = struct.pack(">IIBBBBB", w, h, depth, colour, 0, 0, int(interlaced))
+    body = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows), 9)
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", body), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def pack_bits(values, depth):
+    """A row of small integers as bits, first pixel in the high bits, padded to a byte."""
+    bits = "".join(f"{value:0{depth}b}" for value in values)
+    bits += "0" * (-len(bits) % 8)
+    return bytes(int(bits[at:at + 8], 2) for at in range(0, len(bits), 8))
+
+
+def adam7(pixels, pack):
+    """The scanlines of the seven passes; `pack` makes one row of pixels into bytes."""
+    for y0, x0, dy, dx in [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]:
+        part = pixels[y0::dy, x0::dx]
+        if part.size:
+            yield from (pack(row) for row in part)
+
+
+def png_files(picture):
+    rgb = np.array(picture)
+    h, w, _ = rgb.shape
+    grey = np.array(picture.convert("L"))
+    alpha = ((np.arange(h)[:, None] * 29 + np.arange(w) * 11) % 256).astype(np.uint8)
+    # Sixteen bits whose low byte matters to whoever rounds instead of truncating.
+    wide = rgb.astype(np.uint16) * 256 + pattern("noise", w, h, 5)
+    wide_grey = grey.astype(np.uint16) * 256 + pattern("noise", w, h, 6)[..., 0]
+    wide_alpha = alpha.astype(np.uint16) * 256 + 77
+    big = lambda rows: [row.astype(">u2").tobytes() for row in rows]
+    palette = picture.quantize(13, dither=Image.Dither.NONE)
+    entries = palette.getpalette("RGB")[: 13 * 3]
+    index = np.array(palette)
+    plte = (b"PLTE", bytes(entries))
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    yield "png-bit1.png", png(w, h, 1, 0, [pack_bits(row, 1) for row in grey >> 7]), ""
+    yield "png-grey2.png", png(w, h, 2, 0, [pack_bits(row, 2) for row in grey >> 6]), ""
+    yield "png-grey4.png", png(w, h, 4, 0, [pack_bits(row, 4) for row in grey >> 4]), ""
+    yield "png-grey8.png", png(w, h, 8, 0, grey.reshape(h, -1)), ""
+    yield "png-grey8-trns.png", png(w, h, 8, 0, grey, [(b"tRNS", struct.pack(">H", int(grey[6, 10])))]), "one grey is transparent; alpha is dropped"
+    yield "png-grey16.png", png(w, h, 16, 0, big(wide_grey)), CLIPPED
+    yield "png-la8.png", png(w, h, 8, 4, np.dstack([grey, alpha]).reshape(h, -1)), "alpha is dropped"
+    yield "png-la16.png", png(w, h, 16, 4, big(np.dstack([wide_grey, wide_alpha]).reshape(h, -1))), "high byte; alpha is dropped"
+    yield "png-rgb8.png", png(w, h, 8, 2, rgb.reshape(h, -1)), ""
+    yield "png-rgb8-trns.png", png(w, h, 8, 2, rgb.reshape(h, -1), [(b"tRNS", struct.pack(">HHH", 20, 60, 220))]), "one colour is transparent; alpha is dropped"
+    yield "png-rgb16.png", png(w, h, 16, 2, big(wide.reshape(h, -1))), "high byte"
+    yield "png-rgba8.png", png(w, h, 8, 6, np.dstack([rgb, alpha]).reshape(h, -1)), "alpha is dropped, also where it is 0"
+    yield "png-rgba16.png", png(w, h, 16, 6, big(np.dstack([wide, wide_alpha]).reshape(h, -1))), "high byte; alpha is dropped"
+    yield "png-palette8.png", png(w, h, 8, 3, index, [plte]), ""
+    yield "png-palette4.png", png(w, h, 4, 3, [pack_bits(row, 4) for row in index], [plte]), ""
+    yield "png-palette1.png", png(w, h, 1, 3, [pack_bits(row, 1) for row in grey >> 7], [(b"PLTE", bytes([200, 30, 30, 20, 220, 140]))]), ""
+    yield "png-palette-trns.png", png(w, h, 8, 3, index, [plte, (b"tRNS", bytes(range(0, 250, 25)))]), "alpha for ten of the entries; alpha is dropped"
+    yield "png-palette-trns-one.png", png(w, h, 8, 3, index, [plte, (b"tRNS", b"\xff\xff\xff\0")]), "a single transparent entry; alpha is dropped"
+    yield "png-adam7-rgb8.png", png(w, h, 8, 2, adam7(rgb, lambda row: row.tobytes()), interlaced=True), "interlaced"
+    yield "png-adam7-bit1.png", png(w, h, 1, 0, adam7(grey >> 7, lambda row: pack_bits(row, 1)), interlaced=True), "interlaced"
+    yield "png-exif-orientation8.png", png(w, h, 8, 2, rgb.reshape(h, -1), [(b"eXIf", exif.tobytes()[6:])]), "orientation in an eXIf chunk"
+    yield "png-gamma.png", png(w, h, 8, 2, rgb.reshape(h, -1), [(b"gAMA", struct.pack(">I", 100000))]), "a gAMA chunk changes nothing"
+    flipped = ImageOps.flip(picture)
+    yield "png-animated.png", saved(picture, "PNG", save_all=True, append_images=[flipped]), "APNG: the first picture"
+
+
+def saved(picture, format, **options):
+    out = io.BytesIO()
+    picture.save(out, format, **options)
+    return out.getvalue()
+
+
+def exif_orientation(value, big_endian=False):
+    """An EXIF block whose first directory holds the orientation tag alone."""
+    order = ">" if big_endian else "<"
+    head = (b"MM\0*" if big_endian else b"II*\0") + struct.pack(order + "I", 8)
+    entry = struct.pack(order + "HHIHH", 0x0112, 3, 1, value, 0)
+    return b"Exif\0\0" + head + struct.pack(order + "H", 1) + entry + struct.pack(order + "I", 0)
+
+
+def jpeg_files(picture):
+    base = dict(format="JPEG", quality=88)
+    yield "jpeg-444.jpg", saved(picture, subsampling=0, **base), ""
+    yield "jpeg-422.jpg", saved(picture, subsampling=1, **base), ""
+    yield "jpeg-420.jpg", saved(picture, subsampling=2, **base), ""
+    yield "jpeg-grey.jpg", saved(picture.convert("L"), **base), ""
+    yield "jpeg-progressive.jpg", saved(picture, progressive=True, subsampling=2, **base), ""
+    yield "jpeg-restart.jpg", saved(picture, restart_marker_blocks=1, subsampling=0, **base), "a restart marker after each block"
+    yield "jpeg-rgb.jpg", saved(picture, keep_rgb=True, **base), "stored as RGB, Adobe transform 0"
+    cmyk = saved(with_black(picture), **base)
+    marker = cmyk.index(b"\xff\xee")
+    adobe = 2 + struct.unpack(">H", cmyk[marker + 2:marker + 4])[0]
+    transform = marker + adobe - 1
+    assert cmyk[marker + 4:marker + 9] == b"Adobe" and cmyk[transform] == 0
+    yield "jpeg-cmyk-adobe.jpg", cmyk, "inverted CMYK as Adobe writes it"
+    yield "jpeg-cmyk-plain.jpg", cmyk[:marker] + cmyk[marker + adobe:], "the same without the Adobe marker: Pillow takes it as inverted too"
+    yield "jpeg-ycck-adobe.jpg", cmyk[:transform] + b"\2" + cmyk[transform + 1:], "Adobe transform 2: the same numbers read as YCCK"
+    # Stored turned, so that each comes out upright.
+    undo = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # orientation -> Image.Transpose that stores it
+    for value, turn in undo.items():
+        stored = picture if turn is None else picture.transpose(Image.Transpose(turn))
+        yield f"jpeg-orientation{value}.jpg", saved(stored, exif=exif_orientation(value), subsampling=0, **base), ""
+    yield "jpeg-orientation6-big-endian.jpg", saved(picture, exif=exif_orientation(6, True), subsampling=0, **base), ""
+    yield "jpeg-orientation9.jpg", saved(picture, exif=exif_orientation(9), subsampling=0, **base), "no such orientation: left alone"
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description ' \
+             b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    yield "jpeg-xmp-orientation6.jpg", saved(picture, xmp=packet, subsampling=0, **base), "orientation in XMP only, which Pillow follows"
+
+
+def webp_files(picture):
+    alpha = picture.copy()
+    alpha.putalpha(Image.linear_gradient("L").resize(picture.size))
+    holed = np.array(alpha)
+    holed[2:9, 3:12, 3] = 0
+    holed = Image.fromarray(holed)
+    yield "webp-lossy.webp", saved(picture, "WEBP", quality=85), ""
+    yield "webp-lossless.webp", saved(picture, "WEBP", lossless=True), ""
+    yield "webp-lossy-alpha.webp", saved(alpha, "WEBP", quality=85), "alpha is dropped"
+    yield "webp-lossless-alpha.webp", saved(holed, "WEBP", lossless=True, exact=True), "alpha is dropped; colours under alpha 0 are kept"
+    yield "webp-orientation5.webp", saved(picture, "WEBP", lossless=True, exif=exif_orientation(5)), ""
+    frames = [ImageOps.mirror(picture), ImageOps.flip(picture)]
+    yield "webp-animated.webp", saved(picture, "WEBP", lossless=True, save_all=True, append_images=frames, duration=80), "first frame"
+    yield "webp-animated-alpha.webp", saved(holed, "WEBP", lossless=True, exact=True, save_all=True, append_images=frames, duration=80), "first frame, alpha dropped; the animation decoder makes pixels of alpha 0 black"
+
+
+def lzw_literal(indices):
+    """GIF image data for 8-bit indices: nine-bit codes only, the table cleared before it would grow to ten bits."""
+    codes, out, bits, held = [], bytearray(), 0, 0
+    for at in range(0, len(indices), 250):
+        codes += [256, *indices[at:at + 250]]
+    for code in [*codes, 257]:
+        held |= code << bits
+        bits += 9
+        while bits >= 8:
+            out.append(held & 255)
+            held >>= 8
+            bits -= 8
+    out.append(held & 255)
+    blocks = b"".join(bytes([len(out[at:at + 255])]) + bytes(out[at:at + 255]) for at in range(0, len(out), 255))
+    return b"\x08" + blocks + b"\0"
+
+
+def gif(canvas, frames, palette, background=0):
+    """A GIF by hand. `frames`: (left, top, index array, transparent index or None, interlaced)."""
+    out = b"GIF89a" + struct.pack("<HHBBB", *canvas, 0xF7, background, 0) + bytes(palette).ljust(768, b"\x40")
+    for left, top, index, transparent, interlaced in frames:
+        flags, key = (0, 0) if transparent is None else (1, transparent)
+        out += b"\x21\xf9\x04" + struct.pack("<BHB", flags, 5, key) + b"\0"
+        h, w = index.shape
+        if interlaced:
+            index = np.concatenate([index[0::8], index[4::8], index[2::4], index[1::2]])
+        out += b"," + struct.pack("<HHHHB", left, top, w, h, 0x40 if interlaced else 0) + lzw_literal(index.ravel().tolist())
+    return out + b";"
+
+
+def gif_files(picture):
+    palette = picture.quantize(60, dither=Image.Dither.NONE)
+    entries, index = palette.getpalette("RGB")[:180], np.array(palette)
+    w, h = picture.size
+    key = int(index[7, 12])
+    yield "gif-static.gif", gif((w, h), [(0, 0, index, None, False)], entries), ""
+    yield "gif-interlaced.gif", gif((w, h), [(0, 0, index, None, True)], entries), ""
+    yield "gif-transparent.gif", gif((w, h), [(0, 0, index, key, False)], entries), "the transparent index keeps its palette colour"
+    yield "gif-animated.gif", gif((w, h), [(0, 0, index, None, False), (4, 3, index[::-1, ::-1][:9, :9], None, False)], entries), "first frame"
+    yield "gif-offset-frame.gif", gif((w, h), [(5, 4, index[4:15, 5:20], None, False)], entries, background=7), "the frame covers a part of the canvas; the rest is palette entry 0, whatever the background index says"
+    yield "gif-offset-frame-transparent.gif", gif((w, h), [(5, 4, index[4:15, 5:20], key, False)], entries, background=7), "the frame covers a part of the canvas; the rest is the palette colour of the transparent index"
+    yield "gif-grey.gif", saved(picture.convert("L"), "GIF"), "as Pillow writes it"
+
+
+def bmp(w, h, bits, rows, palette=b"", compression=0, masks=b"", top_down=False):
+    """A BMP by hand; `rows` in file order, padded here to four bytes unless compressed."""
+    body = b"".join(row + b"\0" * (-len(row) % 4) for row in rows) if compression in (0, 3) else b"".join(rows)
+    info = struct.pack("<IiiHHIIiiII", 40, w, -h if top_down else h, 1, bits, compression, len(body), 2835, 2835, len(palette) // 4, 0)
+    start = 14 + len(info) + len(masks) + len(palette)
+    return b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + info + masks + palette + body
+
+
+def bmp_files(picture):
+    rgb = np.array(picture)
+    h, w, _ = rgb.shape
+    up = rgb[::-1]
+    yield "bmp-rgb24.bmp", bmp(w, h, 24, [row[:, ::-1].tobytes() for row in up]), ""
+    yield "bmp-rgb24-top-down.bmp", bmp(w, h, 24, [row[:, ::-1].tobytes() for row in rgb], top_down=True), ""
+    yield "bmp-rgb32.bmp", bmp(w, h, 32, [np.dstack([row[None, :, ::-1], np.full((1, w), 9, np.uint8)]).tobytes() for row in up]), "the fourth byte is nothing"
+    yield "bmp-rgba32.bmp", saved(Image.merge("RGBA", [*picture.split(), Image.linear_gradient("L").resize((w, h))]), "BMP"), "as Pillow writes RGBA"
+    palette = picture.quantize(16, dither=Image.Dither.NONE)
+    quads = np.array(palette.getpalette("RGB")[:48], np.uint8).reshape(16, 3)
+    quads = b"".join(bytes([*quad[::-1], 0]) for quad in quads)
+    index = np.array(palette)[::-1]
+    yield "bmp-palette8.bmp", bmp(w, h, 8, [row.tobytes() for row in index], quads), ""
+    yield "bmp-palette4.bmp", bmp(w, h, 4, [pack_bits(row, 4) for row in index], quads), ""
+    yield "bmp-palette1.bmp", bmp(w, h, 1, [pack_bits(row & 1, 1) for row in index], b"\x10\x20\xc0\0\xf0\xe0\x40\0"), ""
+    runs = [b"".join(bytes([1, value]) for value in row) + b"\0\0" for row in index]
+    yield "bmp-rle8.bmp", bmp(w, h, 8, [*runs, b"\0\1"], quads, compression=1), "run lengths"
+    five = (up >> 3).astype(np.uint16)
+    yield "bmp-rgb555.bmp", bmp(w, h, 16, [row.astype("<u2").tobytes() for row in five[..., 0] << 10 | five[..., 1] << 5 | five[..., 2]]), "within 1: Pillow has 255*v/31, floor"
+    six = five[..., 0] << 11 | (up[..., 1].astype(np.uint16) >> 2) << 5 | five[..., 2]
+    yield "bmp-rgb565.bmp", bmp(w, h, 16, [row.astype("<u2").tobytes() for row in six], compression=3, masks=struct.pack("<III", 0xF800, 0x7E0, 0x1F)), "within 1: Pillow has 255*v/31 and 255*v/63, floor"
+    yield "bmp-grey8.bmp", saved(picture.convert("L"), "BMP"), "as Pillow writes it"
+
+
+def tiff(w, h, tags, body, order="<", strips=1):
+    """A TIFF of equal strips by hand. `tags`: {number: (type, values)} with type 3 (u16) or 4 (u32)."""
+    size = len(body) // strips
+    tags = {256: (4, [w]), 257: (4, [h]), 259: (3, [1]), 278: (4, [h]), 279: (4, [size] * strips), 273: (4, [0] * strips)} | tags
+    directory = 8
+    spill_at = directory + 2 + 12 * len(tags) + 4
+    sizes = [len(values) * (2 if kind == 3 else 4) for kind, values in tags.values()]
+    data_at = spill_at + sum(bytes_ for bytes_ in sizes if bytes_ > 4)
+    data_at += data_at % 2
+    tags[273] = (4, [data_at + size * strip for strip in range(strips)])
+    entries, spill = b"", b""
+    for number, (kind, values) in sorted(tags.items()):
+        raw = struct.pack(order + ("H" if kind == 3 else "I") * len(values), *values)
+        if len(raw) > 4:
+            entries += struct.pack(order + "HHII", number, kind, len(values), spill_at + len(spill))
+            spill += raw
+        else:
+            entries += struct.pack(order + "HHI", number, kind, len(values)) + raw.ljust(4, b"\0")
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", directory)
+    out = head + struct.pack(order + "H", len(tags)) + entries + struct.pack(order + "I", 0) + spill
+    return out.ljust(data_at, b"\0") + body
+
+
+def tiff_files(picture):
+    rgb, grey = np.array(picture), np.array(picture.convert("L"))
+    h, w, _ = rgb.shape
+    wide = rgb.astype(np.uint16) * 256 + pattern("noise", w, h, 5)
+    wide_grey = grey.astype(np.uint16) * 256 + pattern("noise", w, h, 6)[..., 0]
+    alpha = Image.linear_gradient("L").resize((w, h))
+    rgba = Image.merge("RGBA", [*picture.split(), alpha])
+    yield "tiff-rgb8.tif", saved(picture, "TIFF"), ""
+    yield "tiff-grey8.tif", saved(picture.convert("L"), "TIFF"), ""
+    yield "tiff-grey8-white-is-zero.tif", tiff(w, h, {258: (3, [8]), 262: (3, [0]), 277: (3, [1])}, (255 - grey).tobytes()), ""
+    yield "tiff-bit1.tif", saved(picture.convert("L").point(lambda v: v > 127 and 255, "1"), "TIFF"), ""
+    yield "tiff-group4.tif", saved(picture.convert("L").point(lambda v: v > 127 and 255, "1"), "TIFF", compression="group4"), "fax coding"
+    yield "tiff-grey16.tif", tiff(w, h, {258: (3, [16]), 262: (3, [1]), 277: (3, [1])}, wide_grey.astype("<u2").tobytes()), CLIPPED
+    yield "tiff-grey16-big-endian.tif", tiff(w, h, {258: (3, [16]), 262: (3, [1]), 277: (3, [1])}, wide_grey.astype(">u2").tobytes(), ">"), CLIPPED
+    yield "tiff-rgb16.tif", tiff(w, h, {258: (3, [16, 16, 16]), 262: (3, [2]), 277: (3, [3])}, wide.astype("<u2").tobytes()), "high byte"
+    yield "tiff-rgb8-planar.tif", tiff(w, h, {258: (3, [8, 8, 8]), 262: (3, [2]), 277: (3, [3]), 284: (3, [2])}, rgb.transpose(2, 0, 1).tobytes(), strips=3), "one strip for each channel"
+    yield "tiff-cmyk8.tif", saved(with_black(picture), "TIFF"), "channel = (255-k) - (255-k)*c/255, the product rounded"
+    yield "tiff-lzw.tif", saved(picture, "TIFF", compression="tiff_lzw"), ""
+    yield "tiff-lzw-predictor.tif", saved(picture, "TIFF", compression="tiff_lzw", tiffinfo={317: 2}), ""
+    yield "tiff-deflate.tif", saved(picture, "TIFF", compression="tiff_adobe_deflate"), ""
+    yield "tiff-packbits.tif", saved(picture, "TIFF", compression="packbits"), ""
+    yield "tiff-palette8.tif", saved(picture.quantize(40, dither=Image.Dither.NONE), "TIFF"), ""
+    yield "tiff-rgba8.tif", saved(rgba, "TIFF"), "alpha is dropped"
+    yield "tiff-la8.tif", saved(rgba.convert("LA"), "TIFF"), "alpha is dropped"
+    yield "tiff-orientation6.tif", saved(picture, "TIFF", tiffinfo={274: 6}), ""
+    yield "tiff-orientation3-lzw.tif", saved(picture, "TIFF", compression="tiff_lzw", tiffinfo={274: 3}), ""
+    yield "tiff-pages.tif", saved(picture, "TIFF", save_all=True, append_images=[ImageOps.flip(picture)]), "first page"
+    yield "tiff-jpeg.tif", saved(picture, "TIFF", compression="jpeg", quality=88), "JPEG inside"
+
+
+NOT_EXACT = ("jpeg-", "webp-lossy.", "webp-lossy-", "tiff-jpeg", "bmp-rgb555", "bmp-rgb565")
+
+
+def make_formats(data):
+    """formats/*: the pictures, index.json and expected.safetensors."""
+    folder = fresh(data / "formats")
+    picture = base_picture()
+    index, expected = {}, {}
+    for maker in (jpeg_files, png_files, webp_files, gif_files, bmp_files, tiff_files):
+        for name, body, note in maker(picture):
+            (folder / name).write_bytes(body)
+            opened = Image.open(folder / name)
+            stored_mode = opened.mode
+            upright = np.array(ImageOps.exif_transpose(opened).convert("RGB"))
+            h, w, _ = upright.shape
+            index[name] = {"exact": not name.startswith(NOT_EXACT), "format": opened.format.lower(), "pillow_mode": stored_mode, "w": w, "h": h}
+            if note:
+                index[name]["note"] = note
+            expected[name] = upright
+            if note == CLIPPED:
+                high = (np.array(opened).astype(np.uint32) >> 8).astype(np.uint8)
+                expected[f"{name}/high-byte"] = np.repeat(high[..., None], 3, axis=2)
+    write_json(folder / "index.json", {
+        "what": 'ImageOps.exif_transpose(Image.open(file)).convert("RGB") in Pillow 13 for each file, u8 [h, w, 3] in expected.safetensors '
+                "under the file's name",
+        "exact": "true: the pixels must be equal. false: decoders differ in their rounding, allow a few units (or what the note says)",
+        "files": index,
+    })
+    save_file(expected, folder / "expected.safetensors")
+
+
+PARTS = {"clip": make_clip, "resize": make_resize, "formats": make_formats}
 
 
 def main():
