@@ -43,8 +43,20 @@ def fresh(folder):
     return folder
 
 
+def json_text(value, indent=0):
+    """JSON with whatever fits on one line on one line."""
+    flat = json.dumps(value, ensure_ascii=False)
+    if len(flat) + indent <= 240 and indent or not isinstance(value, (dict, list)):
+        return flat
+    pad = "\n" + " " * (indent + 1)
+    items = ([f"{json.dumps(key, ensure_ascii=False)}: {json_text(item, indent + 1)}" for key, item in value.items()]
+             if isinstance(value, dict) else [json_text(item, indent + 1) for item in value])
+    begin, end = "{}" if isinstance(value, dict) else "[]"
+    return begin + pad + ("," + pad).join(items) + "\n" + " " * indent + end
+
+
 def write_json(path, value):
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(value) + "\n", encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -230,11 +242,11 @@ def make_clip(data):
     torch.save(halves, folder / "pytorch_model.bin")
     save_file({name: expected[name] for name in ("pixel_u8", "image_embeds", "unit")}, folder / "expected.safetensors")
 
-    # tiny-clip-gelu: vision only, in two shards. A patch that leaves three pixels over, three heads, another eps, another
+    # tiny-clip-gelu: vision only, in two shards. A patch that leaves three pixels over, a head of 16, another eps, another
     # mean and deviation for each channel, sizes in the preprocessor as objects.
     rng = np.random.Generator(np.random.PCG64(20241))
-    vision = dict(architectures=["CLIPVisionModelWithProjection"], model_type="clip_vision_model", hidden_size=48,
-                  intermediate_size=84, num_hidden_layers=2, num_attention_heads=3, image_size=31, patch_size=7, num_channels=3,
+    vision = dict(architectures=["CLIPVisionModelWithProjection"], model_type="clip_vision_model", hidden_size=32,
+                  intermediate_size=52, num_hidden_layers=2, num_attention_heads=2, image_size=31, patch_size=7, num_channels=3,
                   hidden_act="gelu", layer_norm_eps=1e-6, projection_dim=24)
     folder = fresh(data / "tiny-clip-gelu")
     write_json(folder / "config.json", vision)
@@ -623,7 +635,279 @@ def make_formats(data):
     save_file(expected, folder / "expected.safetensors")
 
 
-PARTS = {"clip": make_clip, "resize": make_resize, "formats": make_formats}
+# ---------------------------------------------------------------------------------------------------------------------
+# shards and hostile: inputs of every kind, whole and broken.
+
+
+def scene(seed, w, h):
+    """A small picture of smooth ground and a few flat shapes, so that it packs well. Each seed looks different."""
+    from PIL import ImageDraw
+
+    values = pattern("noise", 8, 8, seed).reshape(-1, 3).tolist()
+    ground = Image.new("RGB", (2, 2))
+    ground.putdata([tuple(value) for value in values[:4]])
+    picture = ground.resize((w, h), Image.Resampling.BILINEAR)
+    draw = ImageDraw.Draw(picture)
+    for shape in range(4):
+        (a, b, kind), (r, s, _), colour = values[4 + 3 * shape: 7 + 3 * shape]
+        x, y = a * w // 256, b * h // 256
+        box = (x, y, x + w // 6 + r * w // 700, y + h // 6 + s * h // 700)
+        [draw.ellipse, draw.rectangle][kind % 2](box, fill=tuple(colour))
+    return picture
+
+
+def scene_bytes(seed, w, h, suffix):
+    if suffix in ("jpg", "jpeg"):
+        return saved(scene(seed, w, h), "JPEG", quality=75)
+    if suffix == "webp":
+        return saved(scene(seed, w, h), "WEBP", quality=70)
+    return saved(scene(seed, w, h).quantize(32, dither=Image.Dither.NONE), "PNG", optimize=True)
+
+
+TAR_TIME = 1_700_000_000
+
+
+def tar_member(name, body=b"", kind=tarfile.REGTYPE, format=tarfile.USTAR_FORMAT, link="", size=None):
+    """A header in the given format, the body, and the padding to 512 bytes. `size` lets the header lie."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mtime, info.mode = kind, link, TAR_TIME, 0o644
+    info.size = len(body) if size is None else size
+    return info.tobuf(format, "utf-8", "surrogateescape") + body + b"\0" * (-len(body) % 512)
+
+
+TAR_END = b"\0" * 1024
+
+
+def shard_members():
+    """For each shard, in order: (name, body, tar format)."""
+    ustar, gnu, pax = tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT
+    caption = lambda seed: f"picture number {seed}\n".encode()
+    facts = lambda seed: json.dumps({"seed": seed, "caption": f"picture number {seed}"}).encode()
+
+    first = []
+    for at, suffix in enumerate(["jpg", "png", "webp", "jpg", "jpeg", "png", "jpg", "webp"]):
+        key, seed = f"{at:06d}", 100 + at
+        image = scene_bytes(seed, 64 + 12 * at, 150 - 9 * at, suffix)
+        first += [(f"{key}.{suffix}", image, ustar), (f"{key}.txt", caption(seed), ustar), (f"{key}.json", facts(seed), ustar)]
+    # Sidecars may come before the image, and a sample may have none.
+    first[3:6] = [first[5], first[4], first[3]]
+    del first[-2:]
+
+    second = []
+    for at, suffix in enumerate(["jpg", "JPG", "png", "Webp", "jpg", "PNG", "jpg"]):
+        key, seed = f"train/{'cats' if at < 4 else 'dogs'}/{100 + at}", 200 + at
+        image = scene_bytes(seed, 160 - 11 * at, 80 + 7 * at, suffix.lower())
+        second += [(f"{key}.{suffix}", image, ustar), (f"{key}.cls", str(at % 3).encode(), ustar)]
+        if at == 1:
+            second.append((f"{key}.TXT", caption(seed), ustar))
+        if at == 4:
+            # Everything behind the first dot is the suffix: `seg.png` is a sidecar of 104.
+            second.append((f"{key}.seg.png", scene_bytes(999, 64, 64, "png"), ustar))
+
+    long = "a-folder-name-that-is-rather-long/" * 4 + "and-a-file-name-that-goes-on-for-quite-a-while-as-well-000"
+    third = []
+    for key, suffix, format, seed in [
+        (long + "0", "jpg", gnu, 300), (long + "1", "png", pax, 301), ("münchen-straße-写真", "jpg", pax, 302), ("with space and 'quote'", "webp", ustar, 303),
+        ("v1/000304", "jpg", gnu, 304), ("v1/000305", "jpg", ustar, 305), ("v2/000305", "jpg", ustar, 306), ("last", "png", pax, 307),
+    ]:
+        third += [(f"{key}.{suffix}", scene_bytes(seed, 96, 72 + seed % 7, suffix), format), (f"{key}.json", facts(seed), format)]
+    return {"00000.tar": first, "00001.tar": second, "00002.tar": third}
+
+
+IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"}
+
+
+def listed_samples(path):
+    """The samples of a well-formed tar by the rules of the project, with where each image lies."""
+    samples = []
+    with tarfile.open(path) as tar:
+        for member in tar:
+            folder, _, base = member.name.rpartition("/")
+            stem, _, suffix = base.partition(".")
+            key, suffix = f"{folder}/{stem}" if folder else stem, suffix.lower()
+            if not samples or samples[-1]["key"] != key:
+                samples.append({"key": key, "sidecars": []})
+            if suffix in IMAGE_SUFFIXES:
+                body = tar.extractfile(member).read()
+                w, h = Image.open(io.BytesIO(body)).size
+                samples[-1] |= {"member": member.name, "offset": member.offset_data, "length": member.size, "w": w, "h": h,
+                                "sha256": hashlib.sha256(body).hexdigest()}
+            else:
+                samples[-1]["sidecars"].append(suffix)
+    return samples
+
+
+def write_parquet(path, table, **options):
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(table, path, **{"compression": "snappy", **options})
+
+
+def hugging_face_table(rows, label):
+    """`image: struct<bytes, path>` and a label, with the metadata that `datasets` writes."""
+    import pyarrow
+
+    features = {"image": {"_type": "Image"}, "label": {"dtype": "int64", "_type": "Value"}}
+    schema = pyarrow.schema(
+        [("image", pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])), ("label", pyarrow.int64())],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})})
+    return pyarrow.table({"image": rows, "label": label}, schema=schema)
+
+
+def make_shards(data):
+    """shards/*: three tars, four parquet files, loose images and a list, with manifest.json."""
+    import pyarrow
+
+    folder = fresh(data / "shards")
+    manifest = {"what": "What a reader must find. offset and length are those of the image's bytes in the tar; sidecars are suffixes in file order.",
+                "tars": {}, "parquet": {}, "list": {}}
+    for name, members in shard_members().items():
+        blocks = b"".join(tar_member(member, body, format=format) for member, body, format in members)
+        (folder / name).write_bytes(blocks + TAR_END)
+        manifest["tars"][name] = listed_samples(folder / name)
+
+    (folder / "images").mkdir()
+    loose = []
+    for at, (name, suffix) in enumerate([("one.jpg", "jpg"), ("two.png", "png"), ("sub/three.webp", "webp"), ("sub/four.JPEG", "jpg")]):
+        path = folder / "images" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(scene_bytes(400 + at, 90 + at, 64 + at, suffix))
+        loose.append(f"images/{name}")
+
+    def facts(bodies):
+        return [{"sha256": hashlib.sha256(body).hexdigest(), "w": size[0], "h": size[1]}
+                for body in bodies for size in [Image.open(io.BytesIO(body)).size]]
+
+    bodies = [scene_bytes(500 + at, 70 + 5 * at, 88 - 3 * at, ["jpg", "png", "webp"][at % 3]) for at in range(6)]
+    rows = [{"bytes": body, "path": f"{at}.{['jpg', 'png', 'webp'][at % 3]}"} for at, body in enumerate(bodies)]
+    write_parquet(folder / "hugging-face.parquet", hugging_face_table(rows, [at % 2 for at in range(6)]), row_group_size=4)
+    manifest["parquet"]["hugging-face.parquet"] = {"column": "image.bytes", "row_groups": 2, "rows": facts(bodies)}
+
+    bodies = [scene_bytes(520 + at, 75, 60 + 4 * at, "jpg") for at in range(4)]
+    write_parquet(folder / "binary.parquet", pyarrow.table({
+        "id": pyarrow.array([70, 3, 11, 9_000_000_000], pyarrow.int64()), "jpg": pyarrow.array(bodies, pyarrow.binary()),
+        "caption": [f"row {at}" for at in range(4)]}), compression="zstd")
+    manifest["parquet"]["binary.parquet"] = {"column": "jpg", "ids": [70, 3, 11, 9_000_000_000], "rows": facts(bodies)}
+    write_parquet(folder / "large-binary.parquet", pyarrow.table({"image": pyarrow.array(bodies[:2], pyarrow.large_binary())}), compression="none")
+    manifest["parquet"]["large-binary.parquet"] = {"column": "image", "rows": facts(bodies[:2])}
+    write_parquet(folder / "paths.parquet", pyarrow.table({"path": loose, "caption": ["first", "second", "third", "fourth"]}))
+    manifest["parquet"]["paths.parquet"] = {"column": "path", "relative_to": "the folder of the parquet file",
+                                            "rows": facts((folder / name).read_bytes() for name in loose)}
+    (folder / "list.txt").write_text("".join(f"{name}\n" for name in loose), encoding="utf-8")
+    manifest["list"]["list.txt"] = {"relative_to": "the folder of the list", "paths": loose}
+    write_json(folder / "manifest.json", manifest)
+
+
+def huge_claims():
+    """Files of a few bytes whose headers claim enormous pictures."""
+    w = h = 60_000
+    yield "huge-claim.png", png(w, h, 8, 2, [b"\0" * 300])
+    yield "huge-claim.gif", gif((65535, 65535), [(0, 0, np.zeros((2, 2), np.uint8), None, False)], b"\0").replace(
+        b"," + struct.pack("<HHHH", 0, 0, 2, 2), b"," + struct.pack("<HHHH", 0, 0, 65535, 65535))
+    yield "huge-claim.bmp", bmp(w, h, 24, [b"\0" * 60])
+    yield "huge-claim.tif", tiff(w, h, {258: (3, [8, 8, 8]), 262: (3, [2]), 277: (3, [3])}, b"\0" * 60)
+    lossless = bytes([0x2F]) + struct.pack("<I", 16383 | 16383 << 14) + b"\0" * 16  # VP8L: both sides less one, 14 bits each
+    lossless += b"\0" * (len(lossless) % 2)
+    yield "huge-claim.webp", b"RIFF" + struct.pack("<I", 12 + len(lossless)) + b"WEBPVP8L" + struct.pack("<I", len(lossless)) + lossless
+    small = scene_bytes(600, 32, 32, "jpg")
+    frame = small.index(b"\xff\xc0")
+    yield "huge-claim.jpg", small[:frame + 5] + struct.pack(">HH", 65500, 65500) + small[frame + 9:]
+
+
+def make_hostile(data):
+    """hostile/*: what others' disks and archives hold, with manifest.json."""
+    import pyarrow
+
+    folder = fresh(data / "hostile")
+    for name in ("images", "tars", "parquet"):
+        (folder / name).mkdir()
+    jpg, picture_png, webp = scene_bytes(601, 96, 64, "jpg"), scene_bytes(602, 80, 90, "png"), scene_bytes(603, 72, 72, "webp")
+    manifest = {
+        "what": "What must come of each file. Nothing here may stop a run, and nothing may be written outside the output folder.",
+        "images": {}, "tars": {}, "parquet": {}}
+
+    def image(name, body, expect, why):
+        (folder / "images" / name).write_bytes(body)
+        manifest["images"][name] = {"expect": expect, "why": why}
+
+    image("good.jpg", jpg, "good", "")
+    image("good.png", picture_png, "good", "")
+    image("jpeg-named.png", jpg, "good", "a JPEG under another suffix: the content decides")
+    image("trailing-garbage.jpg", jpg + b"\0garbage" * 20, "good", "bytes after the end-of-image marker")
+    tall = np.tile(np.arange(60_000, dtype=np.uint32)[:, None] // 235 % 256, (1, 1)).astype(np.uint8)
+    image("tall-1x60000.png", png(1, 60_000, 8, 0, tall), "good", "a real picture of 1 x 60000 pixels; the shortest-edge resize must not make 224 x 13440000 of it in memory")
+    image("empty.jpg", b"", "bad", "no bytes")
+    image("truncated.jpg", jpg[:len(jpg) // 2], "bad", "the second half is missing")
+    image("truncated.png", picture_png[:len(picture_png) * 2 // 3], "bad", "the last third is missing")
+    image("truncated.webp", webp[:len(webp) // 2], "bad", "the second half is missing")
+    image("header-only.jpg", jpg[:20], "bad", "nothing after the first marker")
+    image("text.jpg", b"<html><body>404 Not Found</body></html>\n", "bad", "an error page saved as a picture")
+    image("zero-width.png", png(0, 9, 8, 2, [b""]), "bad", "no columns")
+    at = picture_png.index(b"IDAT") + 20
+    image("flipped-bits.png", picture_png[:at] + bytes([picture_png[at] ^ 0xFF]) + picture_png[at + 1:], "bad", "a checksum does not hold")
+    image("noise.webp", pattern("noise", 16, 16, 9).tobytes(), "bad", "random bytes")
+    for name, body in huge_claims():
+        image(name, body, "bad", "the header claims an enormous picture: refuse before allocating")
+
+    def tar(name, members, samples, why, end=TAR_END, cut=None):
+        blocks = b"".join(tar_member(*member[:2], **(member[2] if len(member) > 2 else {})) for member in members) + end
+        (folder / "tars" / name).write_bytes(blocks[:cut])
+        manifest["tars"][name] = {"samples": [dict(zip(("key", "expect", "why"), sample)) for sample in samples], "why": why}
+
+    good = [("a.jpg", jpg), ("a.txt", b"a"), ("b.png", picture_png), ("c.webp", webp)]
+    whole = len(b"".join(tar_member(*member) for member in good[:2]))
+    tar("cut-in-member.tar", good, [("a", "good"), ("b", "bad", "cut")], "ends in the bytes of the second picture", cut=whole + 512 + len(picture_png) // 2)
+    tar("cut-in-header.tar", good, [("a", "good")], "ends in a header", cut=whole + 200)
+    tar("no-end.tar", good, [("a", "good"), ("b", "good"), ("c", "good")], "without the two zero blocks: many tools write such", end=b"")
+    tar("evil-paths.tar",
+        [("good1.jpg", jpg), ("../evil.jpg", picture_png), ("/abs/evil.jpg", webp), ("dir/../../evil2.jpg", jpg),
+         ("link.jpg", b"", {"kind": tarfile.SYMTYPE, "link": "/etc/passwd"}), ("hard.jpg", b"", {"kind": tarfile.LNKTYPE, "link": "good1.jpg"}),
+         ("pipe.jpg", b"", {"kind": tarfile.FIFOTYPE}), ("good2.png", picture_png)],
+        [("good1", "good"), ("good2", "good")],
+        "whether the evil names become samples is open; links and pipes do not; no write may leave the output folder")
+    tar("duplicate-keys.tar", [("a.jpg", jpg), ("b.png", picture_png), ("a.webp", webp), ("a.txt", b"late")],
+        [("a", "good"), ("b", "good"), ("a#2", "bad", "repeated key")], "a key that comes back later")
+    tar("repeated-suffix.tar", [("a.jpg", jpg), ("a.txt", b"1"), ("a.txt", b"2"), ("b.jpg", jpg), ("b.JPG", jpg), ("c.png", picture_png)],
+        [("a", "bad", "repeated suffix"), ("b", "bad", "repeated suffix"), ("c", "good")], "a suffix twice in one sample, also in another case")
+    tar("oddments.tar",
+        [("dir", b"", {"kind": tarfile.DIRTYPE}), ("dir/.hidden.jpg", jpg), (".DS_Store", b"\0\0"), ("dir/._a.jpg", b"\0\5\x16\7"), ("dir/a.jpg", jpg),
+         ("dir/only-text.txt", b"no picture"), ("dir/only-json.json", b"{}"), ("dir/no-suffix", b"x"), ("dir/a-broken.jpg", jpg[:300]), ("dir/z.png", picture_png)],
+        [("dir/a", "good"), ("dir/only-text", "bad", "no image"), ("dir/only-json", "bad", "no image"), ("dir/no-suffix", "open", "no suffix and no image"),
+         ("dir/a-broken", "bad", "truncated"), ("dir/z", "good")], "directories and dot-files are skipped; a sample of sidecars alone is bad")
+    tar("dot-slash.tar", [("./", b"", {"kind": tarfile.DIRTYPE}), ("./a.jpg", jpg), ("./a.txt", b"a"), ("./sub/b.png", picture_png)],
+        [("./a", "good"), ("./sub/b", "good")], "as `tar cf x.tar .` writes it; the key may also come without the leading ./")
+    tar("huge-member.tar", [("a.jpg", jpg), ("b.jpg", jpg, {"size": 8_000_000_000, "format": tarfile.GNU_FORMAT})],
+        [("a", "good"), ("b", "bad", "cut")], "a header claims eight gigabytes")
+    tar("bad-checksum.tar", good, [("a", "good")], "a header in the middle is damaged")
+    path = folder / "tars" / "bad-checksum.tar"
+    blocks = bytearray(path.read_bytes())
+    blocks[whole + 3] ^= 0x55
+    path.write_bytes(blocks)
+    tar("empty.tar", [], [], "the end and nothing before it")
+    (folder / "tars" / "zero-bytes.tar").write_bytes(b"")
+    manifest["tars"]["zero-bytes.tar"] = {"samples": [], "why": "no bytes: an input that cannot be used, or an empty one"}
+    (folder / "tars" / "not-a-tar.tar").write_bytes(b"this is no archive\n" * 60)
+    manifest["tars"]["not-a-tar.tar"] = {"samples": [], "why": "text: an input that cannot be used"}
+
+    def parquet(name, table, rows, why):
+        write_parquet(folder / "parquet" / name, table)
+        manifest["parquet"][name] = {"rows": rows, "why": why}
+
+    parquet("no-image-column.parquet", pyarrow.table({"text": ["a", "b"], "number": [1, 2]}), None, "no column that could be pictures: an input that cannot be used")
+    rows = [{"bytes": jpg, "path": "a.jpg"}, None, {"bytes": None, "path": None}, {"bytes": b"", "path": "d.jpg"},
+            {"bytes": b"text", "path": "e.jpg"}, {"bytes": None, "path": "../../nowhere.jpg"}, {"bytes": picture_png, "path": None}]
+    parquet("null-images.parquet", hugging_face_table(rows, list(range(7))), ["good", "bad", "bad", "bad", "bad", "bad", "good"],
+            "null struct, null bytes, no bytes, text, a path that leads out to nothing")
+    parquet("no-rows.parquet", hugging_face_table([], []), [], "a table without rows")
+    body = (folder / "parquet" / "null-images.parquet").read_bytes()
+    (folder / "parquet" / "cut.parquet").write_bytes(body[:len(body) // 2])
+    manifest["parquet"]["cut.parquet"] = {"rows": None, "why": "the footer is missing: an input that cannot be used"}
+    (folder / "parquet" / "not-a-parquet.parquet").write_bytes(b"id,path\n1,a.jpg\n")
+    manifest["parquet"]["not-a-parquet.parquet"] = {"rows": None, "why": "text: an input that cannot be used"}
+    write_json(folder / "manifest.json", manifest)
+
+
+PARTS = {"clip": make_clip, "resize": make_resize, "formats": make_formats, "shards": make_shards, "hostile": make_hostile}
 
 
 def main():
