@@ -1,6 +1,7 @@
 //! clipsift
 #![deny(missing_docs)]
 
+pub mod atomic;
 pub mod error;
 pub mod ops;
 pub mod sample;
