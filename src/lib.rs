@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 pub mod device;
+pub mod atomic;
 pub mod error;
 pub mod ops;
 pub mod sample;
