@@ -1,1 +1,10 @@
-//! The numeric kernels, one file each: arguments, one shape check, a readable CPU twin, dispatch.
+//! The numeric kernels, one file each: arguments, one shape check, readable CPU twin, dispatch.
+
+pub mod accumulate;
+pub mod assign;
+pub mod dot;
+pub mod identical;
+pub mod normalize;
+pub mod rows;
+pub mod simd;
+pub mod tile;
