@@ -1,6 +1,7 @@
 //! clipsift
 #![deny(missing_docs)]
 
+pub mod dedup;
 pub mod error;
 pub mod ops;
 pub mod sample;
