@@ -3,6 +3,7 @@
 
 pub mod device;
 pub mod atomic;
+pub mod dedup;
 pub mod error;
 pub mod ops;
 pub mod sample;

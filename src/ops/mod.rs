@@ -19,3 +19,13 @@ pub use attention::attention;
 pub use layer_norm::{LayerNorm, add_layer_norm, layer_norm};
 pub use linear::matmul_t;
 pub use patchify::{PixelNorm, patchify};
+//! The numeric kernels, one file each: arguments, one shape check, readable CPU twin, dispatch.
+
+pub mod accumulate;
+pub mod assign;
+pub mod dot;
+pub mod identical;
+pub mod normalize;
+pub mod rows;
+pub mod simd;
+pub mod tile;

@@ -1,0 +1,310 @@
+//! Every pair in the set: all rows against all rows, in tiles.
+//!
+//! # Example
+//! ```
+//! use clipsift::dedup::exact::{ExactPairs, Params};
+//! // Four unit rows of two values; the first and the last are the same.
+//! let rows = [1.0, 0.0, 0.6, 0.8, 0.8, 0.6, 1.0, 0.0];
+//! let params = Params { floor: 0.1, ..Params::default() };
+//! let (pairs, info) = ExactPairs::new(&rows, 2, params)?.collect()?;
+//! assert_eq!(info.distinct, 3);
+//! assert_eq!((pairs[0].a, pairs[0].b, pairs[0].identical), (0, 3, true));
+//! assert_eq!((pairs[1].a, pairs[1].b, pairs[1].identical), (1, 2, false));
+//! assert!((pairs[1].cosine - 0.96).abs() < 1e-6);
+//! # Ok::<(), clipsift::dedup::exact::Error>(())
+//! ```
+
+use crate::ops::dot;
+use crate::ops::identical::first_identical;
+use crate::ops::rows::Rows;
+use crate::ops::tile;
+use rayon::prelude::*;
+
+pub use crate::ops::tile::Pair;
+
+/// What to look for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Params {
+    /// Pairs are found down to cosine `1 - floor`; between 0 and 2. Default 0.08.
+    pub floor: f64,
+    /// Rows on each side of a tile; changes speed and memory, never the result. Default 512.
+    pub tile: usize,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Params {
+            floor: 0.08,
+            tile: tile::TILE,
+        }
+    }
+}
+
+impl Params {
+    /// # Errors
+    /// [`Error::Floor`], [`Error::Tile`].
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if !(0.0..=2.0).contains(&self.floor) {
+            return Err(Error::Floor(self.floor));
+        }
+        if self.tile == 0 {
+            return Err(Error::Tile);
+        }
+        Ok(())
+    }
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Info {
+    /// Rows looked at.
+    pub rows: u64,
+    /// Rows that differ from every earlier row in some bit. Only these were compared with each other.
+    pub distinct: u64,
+    /// Pairs found, those of identical rows included.
+    pub pairs: u64,
+}
+
+/// Why pairs cannot be found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// `floor` is not between 0 and 2.
+    #[error("a floor of {0}: expected a number from 0 (cosine 1) to 2 (cosine -1)")]
+    Floor(f64),
+    /// `tile` is 0.
+    #[error("tiles of 0 rows: expected at least 1")]
+    Tile,
+    /// A row is not a unit row.
+    #[error(
+        "row {row} has length {length}, expected 1: leave rows that are zero or not finite out, normalise the others"
+    )]
+    NotUnit {
+        /// Row number.
+        row: u64,
+        /// Its Euclidean length; NaN or infinite where a value is.
+        length: f64,
+    },
+    /// Shapes that do not fit, or an error of the caller's own visitor.
+    #[error(transparent)]
+    Other(#[from] crate::Error),
+}
+
+impl From<Error> for crate::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Floor(_) | Error::Tile => crate::Error::usage(error.to_string()),
+            Error::NotUnit { row, length } => crate::Error::shape(
+                "duplicates",
+                "unit rows (leave out rows that are zero or not finite, normalise the others)",
+                format!("row {row} of length {length}"),
+            ),
+            Error::Other(error) => error,
+        }
+    }
+}
+
+/// All pairs of rows with a cosine of at least `1 - floor`.
+///
+/// Identical rows are collapsed first: the earliest stands for its class, the others appear only in a pair with it
+/// (`identical` true, whatever the floor), and the cosines are taken among the rows that stand for a class.
+///
+/// Memory beyond the rows: 40 bytes a row, the tiles (`4 * tile * (tile + 2 d)` bytes a thread) and one block of pairs, see
+/// [`tile::pairs_above`]. It does not grow with the number of pairs, unless one row alone has more than 2^23.
+#[derive(Clone, Debug)]
+pub struct ExactPairs<'a> {
+    rows: Rows<'a>,
+    params: Params,
+}
+
+impl<'a> ExactPairs<'a> {
+    /// `rows` `[n, d]`: unit rows (their length may be off by half a percent, for rows that were stored in 16 bits).
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn new(rows: &'a [f32], d: usize, params: Params) -> Result<Self, Error> {
+        params.check()?;
+        let rows = Rows::all(rows, d)?;
+        check_unit(rows)?;
+        Ok(ExactPairs { rows, params })
+    }
+
+    /// Hands all pairs to `visit`, block by block, in ascending order of (a, b) throughout. The pairs do not depend on tiles or
+    /// threads; how many come at a time depends on the tile size.
+    ///
+    /// # Errors
+    /// The first error of `visit` ends the walk.
+    pub fn for_each(&self, visit: impl FnMut(&[Pair]) -> crate::Result<()>) -> Result<Info, Error> {
+        Ok(visit_pairs(
+            self.rows,
+            1.0 - self.params.floor,
+            self.params.tile,
+            visit,
+        )?)
+    }
+
+    /// All pairs at once, 32 bytes each.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn collect(&self) -> Result<(Vec<Pair>, Info), Error> {
+        let mut all = Vec::new();
+        let info = self.for_each(|pairs| {
+            all.extend_from_slice(pairs);
+            Ok(())
+        })?;
+        Ok((all, info))
+    }
+}
+
+/// # Errors
+/// [`Error::NotUnit`] for the first row whose length is not 1 within half a percent.
+pub(super) fn check_unit(rows: Rows) -> Result<(), Error> {
+    let bad = (0..rows.len()).into_par_iter().find_first(|&p| {
+        let squared = dot::cosine(rows.values(p), rows.values(p));
+        // No range contains a NaN.
+        !(0.99..=1.01).contains(&squared)
+    });
+    match bad {
+        None => Ok(()),
+        Some(p) => Err(Error::NotUnit {
+            row: rows.row_at(p),
+            length: dot::cosine(rows.values(p), rows.values(p)).sqrt(),
+        }),
+    }
+}
+
+/// The pairs of a view whose row numbers ascend, identical rows collapsed, in ascending order of (a, b).
+pub(super) fn visit_pairs(
+    rows: Rows,
+    threshold: f64,
+    tile: usize,
+    mut visit: impl FnMut(&[Pair]) -> crate::Result<()>,
+) -> crate::Result<Info> {
+    let first = first_identical(rows);
+    // The rows that stand for a class, and (first, twin) for all others, by first.
+    let (mut distinct, mut twins) = (Vec::new(), Vec::new());
+    for (p, &f) in first.iter().enumerate() {
+        if f == p as u64 {
+            distinct.push(rows.row_at(p));
+        } else {
+            twins.push((f as usize, p));
+        }
+    }
+    drop(first);
+    twins.par_sort_unstable();
+    let mut info = Info {
+        rows: rows.len() as u64,
+        distinct: distinct.len() as u64,
+        pairs: 0,
+    };
+    let compared = if twins.is_empty() {
+        rows
+    } else {
+        rows.select(&distinct)?
+    };
+    let mut waiting = twins.as_slice();
+    tile::pairs_above(compared, threshold, tile, |positions, pairs| {
+        let last = compared.row_at(positions.end - 1);
+        let here = waiting.partition_point(|&(f, _)| rows.row_at(f) <= last);
+        let (now, later) = waiting.split_at(here);
+        waiting = later;
+        if !now.is_empty() {
+            pairs.par_extend(now.par_iter().map(|&(f, p)| Pair {
+                a: rows.row_at(f),
+                b: rows.row_at(p),
+                cosine: dot::cosine(rows.values(f), rows.values(f)),
+                identical: true,
+            }));
+            pairs.par_sort_unstable_by_key(Pair::key);
+        }
+        info.pairs += pairs.len() as u64;
+        if pairs.is_empty() {
+            Ok(())
+        } else {
+            visit(pairs)
+        }
+    })?;
+    Ok(info)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_compared_is_refused_with_its_row() {
+        let refused = |rows: &[f32], params: Params| {
+            ExactPairs::new(rows, 2, params).unwrap_err().to_string()
+        };
+        let ok = Params::default();
+        assert!(
+            refused(&[1.0, 0.0, f32::NAN, 0.0], ok.clone()).starts_with("row 1 has length NaN")
+        );
+        assert!(refused(&[1.0, 0.0, 0.0, 0.0], ok.clone()).starts_with("row 1 has length 0"));
+        assert!(refused(&[3.0, 4.0], ok.clone()).starts_with("row 0 has length 5"));
+        assert!(refused(&[1.0, 0.0, 1.0], ok.clone()).contains("whole number of rows"));
+        assert!(
+            refused(
+                &[],
+                Params {
+                    floor: -0.1,
+                    ..ok.clone()
+                }
+            )
+            .contains("floor of -0.1")
+        );
+        assert!(
+            refused(
+                &[],
+                Params {
+                    floor: f64::NAN,
+                    ..ok.clone()
+                }
+            )
+            .contains("floor")
+        );
+        assert!(refused(&[], Params { tile: 0, ..ok }).contains("tiles of 0"));
+    }
+
+    #[test]
+    fn no_rows_have_no_pairs() {
+        let (pairs, info) = ExactPairs::new(&[], 4, Params::default())
+            .unwrap()
+            .collect()
+            .unwrap();
+        assert!(pairs.is_empty());
+        assert_eq!(info, Info::default());
+    }
+
+    #[test]
+    fn identical_rows_are_paired_with_the_first_whatever_the_floor() {
+        // A unit row whose length in f32 is a little less than 1, and a neighbour.
+        let x = [0.577_350_26f32; 3];
+        let rows: Vec<f32> = [x, [1.0, 0.0, 0.0], x, x].concat();
+        let params = Params {
+            floor: 0.0,
+            ..Params::default()
+        };
+        let (pairs, info) = ExactPairs::new(&rows, 3, params)
+            .unwrap()
+            .collect()
+            .unwrap();
+        assert!(pairs[0].cosine < 1.0);
+        let found: Vec<_> = pairs.iter().map(|p| (p.a, p.b, p.identical)).collect();
+        assert_eq!(found, [(0, 2, true), (0, 3, true)]);
+        assert_eq!((info.rows, info.distinct, info.pairs), (4, 2, 2));
+    }
+
+    #[test]
+    fn an_error_of_the_visitor_comes_back_as_it_is() {
+        let rows = [1.0, 0.0, 1.0, 0.0];
+        let result = ExactPairs::new(&rows, 2, Params::default())
+            .unwrap()
+            .for_each(|_| Err(crate::Error::Interrupted));
+        assert!(matches!(
+            result,
+            Err(Error::Other(crate::Error::Interrupted))
+        ));
+    }
+}

@@ -1,0 +1,3 @@
+//! CPU paths that need `unsafe` or choose an instruction set at run time. Each `unsafe` block says why it is sound.
+
+pub(crate) mod gemm;
