@@ -202,7 +202,8 @@ impl Embedder for Clip {
         let pixels = Tensor::from_slice(prepared, (prepared.len() / image, s, s, 3), self.device.candle())?;
         let embeddings = self.tower.forward(&pixels, &self.preprocess.norm)?.to_dtype(DType::F32)?;
         let mut rows = embeddings.flatten_all()?.to_vec1::<f32>()?;
-        let good = ops::normalize_rows(&mut rows, self.dims());
+        let mut good = vec![true; rows.len() / self.dims()];
+        ops::normalize_rows(&mut rows, self.dims()).into_iter().for_each(|bad| good[bad] = false);
         if self.dtype() == DType::F16 {
             rows.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32());
         }

@@ -3,29 +3,29 @@
 //! Dimension letters: n rows (images), d dims of an embedding, k clusters, t tokens of an image, h heads, w the tower's width,
 //! p the patch size.
 //!
+//! Ops over embeddings (normalize, dot, tile, assign, accumulate) work on plain row slices `[n, d]`.
 //! Ops of the tower take and give candle tensors; their CPU twins work on contiguous slices of f32 or f16, accumulate in f32
 //! and share rows among the threads of the current rayon pool, each row computed by one thread in one order: the number of
 //! threads never changes a result.
 
+pub mod accumulate;
 pub mod activation;
+pub mod assign;
 pub mod attention;
+pub mod dot;
 mod element;
+pub mod identical;
 pub mod layer_norm;
 pub mod linear;
+pub mod normalize;
 pub mod patchify;
+pub mod rows;
+pub mod simd;
+pub mod tile;
 
 pub use activation::{Activation, add_bias, bias_activation};
 pub use attention::attention;
 pub use layer_norm::{LayerNorm, add_layer_norm, layer_norm};
 pub use linear::matmul_t;
+pub use normalize::normalize_rows;
 pub use patchify::{PixelNorm, patchify};
-//! The numeric kernels, one file each: arguments, one shape check, readable CPU twin, dispatch.
-
-pub mod accumulate;
-pub mod assign;
-pub mod dot;
-pub mod identical;
-pub mod normalize;
-pub mod rows;
-pub mod simd;
-pub mod tile;

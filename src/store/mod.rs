@@ -1,0 +1,204 @@
+//! The run directory: where each table lies, what `run.json` says, and which parts are there already.
+//!
+//! Every file appears whole or not at all ([`crate::atomic`]). A part is a block of consecutive samples in read order; its
+//! `samples/` table is written last, so where that stands the part is done.
+
+pub mod run_file;
+pub mod tables;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::atomic;
+use crate::error::{Error, Result};
+use run_file::RunFile;
+use tables::{Embeddings, SampleRow};
+
+/// A run directory that this process has to itself.
+#[derive(Debug)]
+pub struct RunDir {
+    root: PathBuf,
+    /// Held as long as the directory is open; the operating system lets go of it when the process ends, however it ends.
+    _lock: File,
+}
+
+/// The folders of parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table<'a> {
+    /// `samples/`
+    Samples,
+    /// `embeddings/`
+    Embeddings,
+    /// `scores/NAME/`
+    Scores(&'a str),
+    /// `clusters/`
+    Clusters,
+}
+
+impl RunDir {
+    /// Opens a directory for a run, making it where it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be made or written to; [`Error::Run`] where it is something else's, or another process
+    /// works on it.
+    pub fn create(root: &Path) -> Result<RunDir> {
+        fs::create_dir_all(root).map_err(Error::io("create", root))?;
+        let foreign = || fs::read_dir(root).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.file_name() != LOCK)));
+        if !root.join(RUN_FILE).is_file() && foreign() {
+            let leftovers = root.join("samples").is_dir() || root.join("embeddings").is_dir();
+            if !leftovers {
+                return Err(Error::usage(format!(
+                    "{} is not empty and not a run directory; give a new folder as --out",
+                    root.display()
+                )));
+            }
+        }
+        RunDir::lock(root)
+    }
+
+    /// Opens the directory of an earlier run.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where there is none; [`Error::Run`] where another process works on it.
+    pub fn open(root: &Path) -> Result<RunDir> {
+        if !root.join(RUN_FILE).is_file() {
+            let what = if root.exists() { "is not a run directory (no run.json in it)" } else { "does not exist" };
+            return Err(Error::usage(format!("{} {what}; clipsift curate or embed makes one", root.display())));
+        }
+        RunDir::lock(root)
+    }
+
+    fn lock(root: &Path) -> Result<RunDir> {
+        let path = root.join(LOCK);
+        let lock = File::create(&path).map_err(Error::io("write", &path))?;
+        if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(Error::run(root, "another clipsift is working on this run; wait for it or give another --out"));
+        }
+        atomic::remove_leftovers(root)?;
+        Ok(RunDir { root: root.to_path_buf(), _lock: lock })
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A path inside it.
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// Where a part of a table lies.
+    pub fn part(&self, table: Table, index: usize) -> PathBuf {
+        self.folder(table).join(format!("part-{index:05}.parquet"))
+    }
+
+    fn folder(&self, table: Table) -> PathBuf {
+        match table {
+            Table::Samples => self.root.join("samples"),
+            Table::Embeddings => self.root.join("embeddings"),
+            Table::Scores(name) => self.root.join("scores").join(name),
+            Table::Clusters => self.root.join("clusters"),
+        }
+    }
+
+    /// Makes a table's folder and clears it of what a killed process left.
+    ///
+    /// # Errors
+    /// [`Error::Io`]
+    pub fn prepare(&self, table: Table) -> Result<()> {
+        let folder = self.folder(table);
+        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        atomic::remove_leftovers(&folder)
+    }
+
+    /// Removes a folder or file of the run, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`]
+    pub fn remove(&self, relative: &str) -> Result<()> {
+        let path = self.path(relative);
+        let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match result {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes everything that a run made here, so that another can begin.
+    ///
+    /// # Errors
+    /// [`Error::Io`]
+    pub fn clear(&self) -> Result<()> {
+        for name in [RUN_FILE, "decisions.parquet", "report.html", "stdin.txt", "samples", "embeddings", "scores"] {
+            self.remove(name)?;
+        }
+        ["clusters", "duplicates", "curated"].into_iter().try_for_each(|name| self.remove(name))
+    }
+
+    /// Whether part `index` is done.
+    pub fn has_part(&self, index: usize) -> bool {
+        self.part(Table::Samples, index).is_file() && self.part(Table::Embeddings, index).is_file()
+    }
+
+    /// The number of parts, which are numbered without a gap once a run is complete.
+    pub fn parts(&self) -> usize {
+        (0..).take_while(|i| self.has_part(*i)).count()
+    }
+
+    /// Writes a part: embeddings first, so that the samples' table says the part is done.
+    ///
+    /// # Errors
+    /// [`Error::Io`]
+    pub fn write_part(&self, index: usize, samples: &[SampleRow], embeddings: &Embeddings) -> Result<()> {
+        atomic::write_parquet(self.part(Table::Embeddings, index), &embeddings.to_batch()?)?;
+        atomic::write_parquet(self.part(Table::Samples, index), &tables::samples_to_batch(samples)?)
+    }
+
+    /// Reads the samples of a part.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where the file is damaged.
+    pub fn read_samples(&self, index: usize) -> Result<Vec<SampleRow>> {
+        let path = self.part(Table::Samples, index);
+        tables::samples_from_batch(&atomic::read_parquet(&path)?).map_err(|reason| Error::run(path, reason))
+    }
+
+    /// Reads the embeddings of a part.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where the file is damaged.
+    pub fn read_embeddings(&self, index: usize) -> Result<Embeddings> {
+        let path = self.part(Table::Embeddings, index);
+        Embeddings::from_batch(&atomic::read_parquet(&path)?).map_err(|reason| Error::run(path, reason))
+    }
+
+    /// Reads a score of a part's good samples, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where the file is damaged.
+    pub fn read_scores(&self, name: &str, index: usize) -> Result<Vec<f32>> {
+        let path = self.part(Table::Scores(name), index);
+        tables::scores_from_batch(&atomic::read_parquet(&path)?).map_err(|reason| Error::run(path, reason))
+    }
+
+    /// Reads `run.json`; none where the run has not begun.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where it is damaged.
+    pub fn read_run_file(&self) -> Result<Option<RunFile>> {
+        let path = self.path(RUN_FILE);
+        if path.is_file() { atomic::read_json(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// Writes `run.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`]
+    pub fn write_run_file(&self, file: &RunFile) -> Result<()> {
+        atomic::write_json(self.path(RUN_FILE), file)
+    }
+}
+
+const RUN_FILE: &str = "run.json";
+const LOCK: &str = ".lock";

@@ -1,0 +1,171 @@
+//! `run.json`: what was asked for, by what, and what came of it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The content of `run.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunFile {
+    /// The version that wrote it last.
+    pub clipsift: String,
+    /// Run directories that this one is a set over; empty where it holds its own samples.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
+    /// What fixes the parts.
+    pub embed: Option<EmbedRequest>,
+    /// Whether every part is there.
+    pub embedded: bool,
+    /// Scores, in the order that they were asked for.
+    pub scores: Vec<ScoreRequest>,
+    /// Thresholds, in the order that they were asked for.
+    pub thresholds: Vec<Threshold>,
+    /// How duplicates were found, once they are.
+    pub dedup: Option<DedupRequest>,
+    /// How duplicates are decided.
+    pub decide: Option<DecideRequest>,
+    /// The curated set, once it is written.
+    pub write: Option<WriteRequest>,
+    /// What came of it: read, bad, duplicates, kept, and a count for each threshold.
+    pub counts: BTreeMap<String, u64>,
+    /// Seconds of work a stage, all runs of it together.
+    pub seconds: BTreeMap<String, f64>,
+}
+
+/// What fixes the parts of a run: another value of any of these makes other parts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EmbedRequest {
+    /// Inputs as written.
+    pub inputs: Vec<String>,
+    /// `I/N` where only a slice of them is read.
+    pub partition: Option<String>,
+    /// Columns named for parquet inputs.
+    pub id_column: Option<String>,
+    /// The model as written.
+    pub model: String,
+    /// What identifies its results: weights, preprocessing, precision.
+    pub fingerprint: String,
+    /// d: dims of an embedding.
+    pub dims: usize,
+    /// Precision of the stored rows.
+    pub dtype: String,
+    /// Kind of device.
+    pub device: String,
+    /// Samples a part.
+    pub part_size: usize,
+    /// Images a batch.
+    pub batch_size: usize,
+    /// The eps that the model's manifest entry gives.
+    pub default_eps: f64,
+}
+
+impl EmbedRequest {
+    /// The first thing in which another request differs, as a sentence; none where both make the same parts.
+    pub fn difference(&self, other: &EmbedRequest) -> Option<String> {
+        let fields = [
+            ("inputs", self.inputs.join(" "), other.inputs.join(" ")),
+            ("partition", format!("{:?}", self.partition), format!("{:?}", other.partition)),
+            ("id column", format!("{:?}", self.id_column), format!("{:?}", other.id_column)),
+            ("model", self.model.clone(), other.model.clone()),
+            ("dtype", self.dtype.clone(), other.dtype.clone()),
+            ("model's weights or preprocessing", self.fingerprint.clone(), other.fingerprint.clone()),
+            ("device kind", self.device.clone(), other.device.clone()),
+            ("part size", self.part_size.to_string(), other.part_size.to_string()),
+            ("batch size", self.batch_size.to_string(), other.batch_size.to_string()),
+        ];
+        let (name, ours, theirs) = fields.into_iter().find(|(_, ours, theirs)| ours != theirs)?;
+        Some(format!("its {name} is {ours}, now it is {theirs}"))
+    }
+}
+
+/// One score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreRequest {
+    /// Its name: the folder under `scores/` and the column of `decisions.parquet`.
+    pub name: String,
+    /// What identifies the head.
+    pub fingerprint: String,
+}
+
+/// A bound on a score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Threshold {
+    /// The score.
+    pub score: String,
+    /// The bound.
+    pub bound: Bound,
+}
+
+/// Which side of a number is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// Kept where score >= this.
+    Min(f64),
+    /// Kept where score < this.
+    Max(f64),
+}
+
+impl Threshold {
+    /// Whether a score passes. A NaN does not.
+    pub fn keeps(&self, score: f32) -> bool {
+        match self.bound {
+            Bound::Min(bound) => f64::from(score) >= bound,
+            Bound::Max(bound) => f64::from(score) < bound,
+        }
+    }
+}
+
+/// What fixes clusters and pairs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DedupRequest {
+    /// `exact` or `semantic`.
+    pub mode: String,
+    /// Pairs are stored down to cosine 1 - floor.
+    pub floor: f64,
+    /// How clusters were made; semantic alone.
+    pub clusters: Option<ClusterRequest>,
+    /// The order that `matches.parquet` was made in; semantic alone.
+    pub keep: Option<String>,
+}
+
+/// What fixes clusters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClusterRequest {
+    /// k
+    pub clusters: usize,
+    /// How the first centroids are chosen.
+    pub init: String,
+    /// sha256 of given centroids.
+    pub centroids: Option<String>,
+    /// Most iterations.
+    pub iterations: usize,
+    /// The squared shift that ends the fit.
+    pub tol: f64,
+    /// The part of the rows that the fit sees.
+    pub fit_fraction: f64,
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+/// How stored pairs become decisions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecideRequest {
+    /// Duplicates have cosine >= 1 - eps; none with dedup off.
+    pub eps: Option<f64>,
+    /// Order of preference.
+    pub keep: String,
+    /// `group` or `chain`.
+    pub removal: String,
+    /// Seed of the random order.
+    pub seed: u64,
+}
+
+/// How the curated set is written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WriteRequest {
+    /// `tar`, `folder`, `list` or `none`.
+    pub layout: String,
+    /// Samples a shard.
+    pub shard_size: usize,
+}

@@ -1,0 +1,326 @@
+//! Rows of the run directory's tables, to and from Arrow.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float16Array, Float32Array, Float64Array, RecordBatch, StringArray,
+    UInt32Array, UInt64Array,
+};
+use arrow::datatypes::{DataType, Field, Float16Type, Float32Type, Float64Type, Schema, UInt32Type, UInt64Type};
+use candle_core::DType;
+use half::f16;
+
+use crate::error::{Error, Result};
+
+/// A row of `samples/`: one sample read, good or bad.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SampleRow {
+    /// Unique in the run.
+    pub id: String,
+    /// File or folder it came from.
+    pub source: String,
+    /// Original key.
+    pub key: String,
+    /// Name inside the source.
+    pub member: String,
+    /// First byte in the source; row number in a parquet.
+    pub offset: u64,
+    /// Bytes in the source.
+    pub length: u64,
+    /// Why it is bad; none where it is good.
+    pub error: Option<String>,
+    /// `jpeg`, `png`, ...; empty where it was not recognised.
+    pub format: String,
+    /// Pixels in a row, upright; 0 where it was not decoded.
+    pub width: u32,
+    /// Rows, upright.
+    pub height: u32,
+    /// Bytes of the image file as read; 0 where it could not be.
+    pub bytes: u64,
+    /// sha256 of the image file in hexadecimal; empty where it could not be read.
+    pub sha256: String,
+}
+
+impl SampleRow {
+    /// Whether it has an embedding.
+    pub fn good(&self) -> bool {
+        self.error.is_none()
+    }
+}
+
+fn strings<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(values))
+}
+
+fn optional_strings<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+    Arc::new(StringArray::from_iter(values))
+}
+
+/// A table from its columns; a column is nullable where `true` stands.
+pub(crate) fn batch(columns: Vec<(&str, bool, ArrayRef)>) -> Result<RecordBatch> {
+    let fields: Vec<Field> = columns.iter().map(|(name, null, array)| Field::new(*name, array.data_type().clone(), *null)).collect();
+    let arrays = columns.into_iter().map(|(_, _, array)| array).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+        .map_err(|e| Error::shape("table", "columns of one length", e.to_string()))
+}
+
+/// `samples/`.
+///
+/// # Errors
+/// None for rows of this type.
+pub fn samples_to_batch(rows: &[SampleRow]) -> Result<RecordBatch> {
+    let u64s = |f: fn(&SampleRow) -> u64| -> ArrayRef { Arc::new(UInt64Array::from_iter_values(rows.iter().map(f))) };
+    let u32s = |f: fn(&SampleRow) -> u32| -> ArrayRef { Arc::new(UInt32Array::from_iter_values(rows.iter().map(f))) };
+    let texts = |f: fn(&SampleRow) -> &str| strings(rows.iter().map(f));
+    batch(vec![
+        ("id", false, texts(|r| &r.id)),
+        ("source", false, texts(|r| &r.source)),
+        ("key", false, texts(|r| &r.key)),
+        ("member", false, texts(|r| &r.member)),
+        ("offset", false, u64s(|r| r.offset)),
+        ("length", false, u64s(|r| r.length)),
+        ("status", false, texts(|r| if r.good() { "good" } else { "bad" })),
+        ("error", true, optional_strings(rows.iter().map(|r| r.error.as_deref()))),
+        ("format", false, texts(|r| &r.format)),
+        ("width", false, u32s(|r| r.width)),
+        ("height", false, u32s(|r| r.height)),
+        ("bytes", false, u64s(|r| r.bytes)),
+        ("sha256", false, texts(|r| &r.sha256)),
+    ])
+}
+
+/// Reads `samples/` back.
+///
+/// # Errors
+/// The column that is missing or of another type.
+pub fn samples_from_batch(table: &RecordBatch) -> Result<Vec<SampleRow>, String> {
+    let [ids, sources, keys, members, errors, formats, sums] =
+        ["id", "source", "key", "member", "error", "format", "sha256"].map(|name| text_column(table, name));
+    let (ids, sources, keys, members) = (ids?, sources?, keys?, members?);
+    let (errors, formats, sums) = (errors?, formats?, sums?);
+    let [offsets, lengths, bytes] = ["offset", "length", "bytes"].map(|name| column::<UInt64Type>(table, name));
+    let (offsets, lengths, bytes) = (offsets?, lengths?, bytes?);
+    let (widths, heights) = (column::<UInt32Type>(table, "width")?, column::<UInt32Type>(table, "height")?);
+    let rows = (0..table.num_rows()).map(|i| SampleRow {
+        id: ids.value(i).into(),
+        source: sources.value(i).into(),
+        key: keys.value(i).into(),
+        member: members.value(i).into(),
+        offset: offsets.value(i),
+        length: lengths.value(i),
+        error: errors.is_valid(i).then(|| errors.value(i).into()),
+        format: formats.value(i).into(),
+        width: widths.value(i),
+        height: heights.value(i),
+        bytes: bytes.value(i),
+        sha256: sums.value(i).into(),
+    });
+    Ok(rows.collect())
+}
+
+/// Embeddings of a part's good samples, in their order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embeddings {
+    /// n ids.
+    pub ids: Vec<String>,
+    /// d
+    pub dims: usize,
+    /// Stored as: f32 or f16.
+    pub dtype: DType,
+    /// `[n, d]`, values of `dtype`.
+    pub rows: Vec<f32>,
+}
+
+impl Embeddings {
+    /// The table: id, embedding.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the rows are not n x d.
+    pub fn to_batch(&self) -> Result<RecordBatch> {
+        let values: ArrayRef = match self.dtype {
+            DType::F16 => Arc::new(Float16Array::from_iter_values(self.rows.iter().map(|x| f16::from_f32(*x)))),
+            _ => Arc::new(Float32Array::from_iter_values(self.rows.iter().copied())),
+        };
+        let item = Arc::new(Field::new("item", values.data_type().clone(), false));
+        let list = FixedSizeListArray::try_new(item, self.dims as i32, values, None)
+            .map_err(|e| Error::shape("embeddings", format!("rows of {}", self.dims), e.to_string()))?;
+        batch(vec![("id", false, strings(self.ids.iter().map(String::as_str))), ("embedding", false, Arc::new(list))])
+    }
+
+    /// Reads the table back.
+    ///
+    /// # Errors
+    /// What is missing or of another type.
+    pub fn from_batch(table: &RecordBatch) -> Result<Embeddings, String> {
+        let ids = text_column(table, "id")?.iter().map(|id| id.unwrap_or_default().to_string()).collect();
+        let column = table.column_by_name("embedding").ok_or("has no column embedding")?;
+        let DataType::FixedSizeList(_, dims) = column.data_type() else {
+            return Err(format!("column embedding is {}, not a list of a fixed size", column.data_type()));
+        };
+        let values = column.as_fixed_size_list().values();
+        let (dtype, rows) = match values.data_type() {
+            DataType::Float32 => (DType::F32, values.as_primitive::<Float32Type>().values().to_vec()),
+            DataType::Float16 => (DType::F16, values.as_primitive::<Float16Type>().values().iter().map(|x| x.to_f32()).collect()),
+            other => return Err(format!("column embedding holds {other}, not f32 or f16")),
+        };
+        Ok(Embeddings { ids, dims: *dims as usize, dtype, rows })
+    }
+}
+
+/// `scores/NAME/`: id, score.
+///
+/// # Errors
+/// [`Error::Shape`] where lengths differ.
+pub fn scores_to_batch(ids: &[String], scores: &[f32]) -> Result<RecordBatch> {
+    batch(vec![
+        ("id", false, strings(ids.iter().map(String::as_str))),
+        ("score", false, Arc::new(Float32Array::from(scores.to_vec()))),
+    ])
+}
+
+/// Reads `scores/NAME/` back.
+///
+/// # Errors
+/// What is missing or of another type.
+pub fn scores_from_batch(table: &RecordBatch) -> Result<Vec<f32>, String> {
+    Ok(column::<Float32Type>(table, "score")?.values().to_vec())
+}
+
+/// `duplicates/pairs-*.parquet`: a, b, cosine, identical (b's row equals a's to the bit, and b's other pairs are a's).
+///
+/// # Errors
+/// None for columns of one length.
+pub fn pairs_to_batch(a: &[&str], b: &[&str], cosine: &[f64], identical: &[bool]) -> Result<RecordBatch> {
+    batch(vec![
+        ("a", false, strings(a.iter().copied())),
+        ("b", false, strings(b.iter().copied())),
+        ("cosine", false, Arc::new(Float64Array::from(cosine.to_vec()))),
+        ("identical", false, Arc::new(BooleanArray::from(identical.to_vec()))),
+    ])
+}
+
+/// Calls `each(a, b, cosine, identical)` for the rows of a pairs table.
+///
+/// # Errors
+/// What is missing or of another type, and what `each` refuses.
+pub fn for_each_pair(
+    table: &RecordBatch,
+    mut each: impl FnMut(&str, &str, f64, bool) -> Result<(), String>,
+) -> Result<(), String> {
+    let (a, b) = (text_column(table, "a")?, text_column(table, "b")?);
+    let cosine = column::<Float64Type>(table, "cosine")?;
+    let identical = table.column_by_name("identical").and_then(|c| c.as_boolean_opt()).ok_or("has no column identical")?;
+    (0..table.num_rows()).try_for_each(|i| each(a.value(i), b.value(i), cosine.value(i), identical.value(i)))
+}
+
+/// A table of an id, another id and a number, such as `removed.parquet`.
+///
+/// # Errors
+/// None for columns of one length.
+pub fn matched_to_batch(names: [&str; 3], rows: &[(&str, &str, f64)]) -> Result<RecordBatch> {
+    batch(vec![
+        (names[0], false, strings(rows.iter().map(|r| r.0))),
+        (names[1], false, strings(rows.iter().map(|r| r.1))),
+        (names[2], false, Arc::new(Float64Array::from_iter_values(rows.iter().map(|r| r.2)))),
+    ])
+}
+
+/// `clusters/part-*.parquet`: id, centroid, cosine_dist_to_cent, l2_dist_to_cent.
+///
+/// # Errors
+/// [`Error::Shape`] where lengths differ.
+pub fn clusters_to_batch(ids: &[&str], centroid: &[u32], cosine: &[f64], l2: &[f64]) -> Result<RecordBatch> {
+    batch(vec![
+        ("id", false, strings(ids.iter().copied())),
+        ("centroid", false, Arc::new(UInt32Array::from(centroid.to_vec()))),
+        ("cosine_dist_to_cent", false, Arc::new(Float64Array::from(cosine.to_vec()))),
+        ("l2_dist_to_cent", false, Arc::new(Float64Array::from(l2.to_vec()))),
+    ])
+}
+
+/// Reads centroid numbers and cosine distances of a clusters part.
+///
+/// # Errors
+/// What is missing or of another type.
+pub fn clusters_from_batch(table: &RecordBatch) -> Result<(Vec<u32>, Vec<f64>), String> {
+    let labels = column::<UInt32Type>(table, "centroid")?.values().to_vec();
+    Ok((labels, column::<Float64Type>(table, "cosine_dist_to_cent")?.values().to_vec()))
+}
+
+/// A row of `decisions.parquet` without its scores.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecisionRow {
+    /// The sample.
+    pub id: String,
+    /// kept, corrupt, a score's name, or duplicate.
+    pub reason: String,
+    /// The kept sample that stands for a duplicate.
+    pub duplicate_of: Option<String>,
+}
+
+/// `decisions.parquet`: id, keep, reason, duplicate_of, and a column a score (null where the sample is bad).
+///
+/// # Errors
+/// [`Error::Shape`] where lengths differ.
+pub fn decisions_to_batch(rows: &[DecisionRow], scores: &[(String, Vec<Option<f32>>)]) -> Result<RecordBatch> {
+    let mut columns: Vec<(&str, bool, ArrayRef)> = vec![
+        ("id", false, strings(rows.iter().map(|r| r.id.as_str()))),
+        ("keep", false, Arc::new(BooleanArray::from_iter(rows.iter().map(|r| Some(r.reason == "kept"))))),
+        ("reason", false, strings(rows.iter().map(|r| r.reason.as_str()))),
+        ("duplicate_of", true, optional_strings(rows.iter().map(|r| r.duplicate_of.as_deref()))),
+    ];
+    for (name, values) in scores {
+        columns.push((name, true, Arc::new(Float32Array::from(values.clone()))));
+    }
+    batch(columns)
+}
+
+/// Reads `decisions.parquet` back, without its scores.
+///
+/// # Errors
+/// What is missing or of another type.
+pub fn decisions_from_batch(table: &RecordBatch) -> Result<Vec<DecisionRow>, String> {
+    let (ids, reasons, others) = (text_column(table, "id")?, text_column(table, "reason")?, text_column(table, "duplicate_of")?);
+    let row = |i: usize| DecisionRow {
+        id: ids.value(i).into(),
+        reason: reasons.value(i).into(),
+        duplicate_of: others.is_valid(i).then(|| others.value(i).into()),
+    };
+    Ok((0..table.num_rows()).map(row).collect())
+}
+
+fn text_column<'a>(table: &'a RecordBatch, name: &str) -> Result<&'a StringArray, String> {
+    table.column_by_name(name).and_then(|c| c.as_string_opt::<i32>()).ok_or_else(|| format!("has no text column {name}"))
+}
+
+fn column<'a, T: arrow::array::ArrowPrimitiveType>(
+    table: &'a RecordBatch,
+    name: &str,
+) -> Result<&'a arrow::array::PrimitiveArray<T>, String> {
+    let found = table.column_by_name(name).ok_or_else(|| format!("has no column {name}"))?;
+    found.as_primitive_opt::<T>().ok_or_else(|| format!("column {name} is {}, not {}", found.data_type(), T::DATA_TYPE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_come_back_as_they_were_written() {
+        let good = SampleRow { id: "a".into(), width: 3, height: 5, bytes: 7, sha256: "00".into(), ..SampleRow::default() };
+        let bad = SampleRow { id: "b".into(), error: Some("the file is empty".into()), ..SampleRow::default() };
+        let rows = vec![good, bad];
+        assert_eq!(samples_from_batch(&samples_to_batch(&rows).unwrap()).unwrap(), rows);
+    }
+
+    #[test]
+    fn embeddings_come_back_in_both_precisions_and_when_empty() {
+        for dtype in [DType::F32, DType::F16] {
+            for ids in [vec![], vec!["a".to_string(), "b".to_string()]] {
+                let rows = (0..ids.len() * 3).map(|i| i as f32 / 4.0).collect();
+                let embeddings = Embeddings { ids, dims: 3, dtype, rows };
+                assert_eq!(Embeddings::from_batch(&embeddings.to_batch().unwrap()).unwrap(), embeddings);
+            }
+        }
+    }
+}
