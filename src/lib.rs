@@ -1,8 +1,10 @@
 //! clipsift
 #![deny(missing_docs)]
 
+pub mod decode;
 pub mod error;
 pub mod ops;
+pub mod resize;
 pub mod sample;
 
 pub use error::{Error, Result};
