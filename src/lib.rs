@@ -4,8 +4,10 @@
 pub mod device;
 pub mod atomic;
 pub mod dedup;
+pub mod decode;
 pub mod error;
 pub mod ops;
+pub mod resize;
 pub mod sample;
 
 pub use error::{Error, Result};

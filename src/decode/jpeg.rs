@@ -1,0 +1,182 @@
+//! JPEG: the markers are read here, the pixels by `zune-jpeg`.
+//!
+//! The walk over the markers finds what the decoder would not tell: whether the file is complete (the decoder fills what is
+//! missing with grey), and how large it is before anything is allocated. Four-component files are asked for in their own
+//! colours, because Adobe's inverted CMYK and Pillow's way to RGB are not the decoder's.
+
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+use super::samples::{cmyk_to_rgb, ycc_to_rgb};
+use super::{DecodeError, Format, Limits, orientation};
+use crate::sample::Rgb8;
+
+/// Scans of a progressive file. Encoders write about ten; each costs a pass over the whole image.
+const MAX_SCANS: usize = 100;
+
+/// What the markers of a file say.
+#[derive(Default)]
+struct Markers<'a> {
+    width: u16,
+    height: u16,
+    components: u8,
+    progressive: bool,
+    /// The file has Adobe's marker, which inverts four-component images.
+    adobe: bool,
+    exif: Option<&'a [u8]>,
+    xmp: Option<&'a [u8]>,
+}
+
+pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError> {
+    let markers = Markers::read(bytes)?;
+    // Coefficients of all components where they are collected over several scans, 16 bits each.
+    let collected = if markers.progressive { 2 } else { 0 };
+    let components = u64::from(markers.components);
+    limits.check(
+        markers.width,
+        markers.height,
+        components * (1 + collected),
+    )?;
+
+    let colour = match markers.components {
+        1 | 3 => None,
+        4 => Some(()),
+        n => {
+            return Err(DecodeError::unsupported(
+                Format::Jpeg,
+                format!("{n} components"),
+            ));
+        }
+    };
+    let options = DecoderOptions::default()
+        .set_strict_mode(false)
+        .set_max_width(usize::from(u16::MAX))
+        .set_max_height(usize::from(u16::MAX))
+        .jpeg_set_max_scans(MAX_SCANS)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    let pixels = if colour.is_some() {
+        decoder.decode_headers().map_err(error)?;
+        let inks = decoder.input_colorspace().unwrap_or(ColorSpace::CMYK);
+        decoder.set_options(options.jpeg_set_out_colorspace(inks));
+        let samples = decoder.decode().map_err(error)?;
+        inks_to_rgb(&samples, inks, markers.adobe)
+    } else {
+        decoder.decode().map_err(error)?
+    };
+    let image = Rgb8 {
+        width: u32::from(markers.width),
+        height: u32::from(markers.height),
+        pixels,
+    };
+    let orientation = orientation::from_metadata(markers.exif, markers.xmp);
+    Ok(orientation::apply(image, orientation))
+}
+
+/// CMYK or YCCK samples to RGB.
+fn inks_to_rgb(samples: &[u8], colour: ColorSpace, inverted: bool) -> Vec<u8> {
+    let (samples, _) = samples.as_chunks::<4>();
+    let convert = |&[a, b, c, k]: &[u8; 4]| {
+        let [a, b, c] = match colour {
+            ColorSpace::YCCK => ycc_to_rgb([a, b, c]).map(|v| 255 - v),
+            _ => [a, b, c],
+        };
+        let inks = [a, b, c, k];
+        cmyk_to_rgb(if inverted { inks.map(|v| 255 - v) } else { inks })
+    };
+    samples.iter().flat_map(convert).collect()
+}
+
+impl<'a> Markers<'a> {
+    /// Walks over the file to its end-of-image marker.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`] where there is none. What follows it is ignored.
+    fn read(bytes: &'a [u8]) -> Result<Markers<'a>, DecodeError> {
+        const TRUNCATED: DecodeError = DecodeError::Truncated {
+            format: Format::Jpeg,
+        };
+        let mut found = Markers::default();
+        let mut framed = false;
+        let mut scanned = false;
+        let mut at = 2;
+        loop {
+            let marker = next_marker(bytes, &mut at).ok_or(TRUNCATED)?;
+            match marker {
+                // Start of image, temporary, restart: no content.
+                0xd8 | 0x01 | 0xd0..=0xd7 => continue,
+                0xd9 => break,
+                _ => {}
+            }
+            let length = bytes.get(at..).and_then(<[u8]>::first_chunk);
+            let length = usize::from(u16::from_be_bytes(*length.ok_or(TRUNCATED)?));
+            let content = bytes.get(at + 2..at + length.max(2)).ok_or(TRUNCATED)?;
+            at += length.max(2);
+            match marker {
+                0xc0..=0xc2 if !framed => {
+                    let &[_, h0, h1, w0, w1, components] =
+                        content.first_chunk().ok_or(TRUNCATED)?;
+                    found.height = u16::from_be_bytes([h0, h1]);
+                    found.width = u16::from_be_bytes([w0, w1]);
+                    found.components = components;
+                    found.progressive = marker == 0xc2;
+                    framed = true;
+                }
+                0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
+                    let kind = match marker & 0x0f {
+                        3 | 7 => "lossless coding",
+                        5 | 6 => "hierarchical coding",
+                        _ => "arithmetic coding",
+                    };
+                    return Err(DecodeError::unsupported(Format::Jpeg, kind));
+                }
+                0xda => scanned = true,
+                0xe1 if content.starts_with(b"Exif\0\0") => {
+                    found.exif.get_or_insert(content);
+                }
+                0xe1 if content.starts_with(b"http://ns.adobe.com/xap/1.0/\0") => {
+                    found.xmp = Some(content);
+                }
+                0xee if content.starts_with(b"Adobe") => found.adobe = true,
+                _ => {}
+            }
+        }
+        if framed && scanned {
+            Ok(found)
+        } else {
+            Err(DecodeError::damaged(Format::Jpeg, "it holds no image"))
+        }
+    }
+}
+
+/// The next marker from `at`, which moves behind it. Bytes in between are image data, or rubbish that every decoder skips.
+fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
+    loop {
+        let rest = bytes.get(*at..)?;
+        *at += rest.iter().position(|&b| b == 0xff)?;
+        while *bytes.get(*at)? == 0xff {
+            *at += 1;
+        }
+        *at += 1;
+        match bytes[*at - 1] {
+            // An escaped 0xff of the image data.
+            0 => {}
+            marker => return Some(marker),
+        }
+    }
+}
+
+fn error(error: DecodeErrors) -> DecodeError {
+    match error {
+        DecodeErrors::ExhaustedData => DecodeError::Truncated {
+            format: Format::Jpeg,
+        },
+        DecodeErrors::Unsupported(kind) => {
+            DecodeError::unsupported(Format::Jpeg, format!("{kind:?}"))
+        }
+        error => DecodeError::damaged(Format::Jpeg, error),
+    }
+}
