@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{self, HeadEntry};
 use crate::ops::{self, Activation};
 
-/// Scores unit rows. [`Head`] is one; a [`crate::pipeline::Pipeline`] takes any.
+/// Scores unit rows. [`Head`] is one; a [`crate::Pipeline`] takes any.
 pub trait Scorer: Send + Sync {
     /// What identifies its results: scorers with the same fingerprint give the same scores.
     fn fingerprint(&self) -> String;
@@ -47,9 +47,15 @@ pub struct Head {
 #[derive(Clone, Debug)]
 enum Step {
     /// `(x - mean) · scale`, `scale = 1 / √variance`.
-    Norm { mean: Vec<f32>, scale: Vec<f32> },
+    Norm {
+        mean: Vec<f32>,
+        scale: Vec<f32>,
+    },
     /// weight `[out, in]`, bias `[out]`.
-    Linear { weight: Tensor, bias: Tensor },
+    Linear {
+        weight: Tensor,
+        bias: Tensor,
+    },
     Pointwise(Pointwise),
 }
 
@@ -105,10 +111,23 @@ impl Head {
             return Head::from_file(path);
         }
         let (id, file) = spec.split_once(':').unwrap_or((spec, "model.safetensors"));
-        let looks_like_file = matches!(path.extension().and_then(|e| e.to_str()), Some("safetensors" | "pth" | "pt" | "bin"));
-        if id.split('/').count() != 2 || (looks_like_file && !spec.contains(':')) || id.starts_with(['.', '/']) {
-            let known: Vec<_> = manifest::manifest().heads.iter().map(|h| h.name.as_str()).collect();
-            let reason = format!("no such file; give a path, OWNER/NAME[:FILE] of a hub, or one of {}", known.join(", "));
+        let looks_like_file = matches!(
+            path.extension().and_then(|e| e.to_str()),
+            Some("safetensors" | "pth" | "pt" | "bin")
+        );
+        if id.split('/').count() != 2
+            || (looks_like_file && !spec.contains(':'))
+            || id.starts_with(['.', '/'])
+        {
+            let known: Vec<_> = manifest::manifest()
+                .heads
+                .iter()
+                .map(|h| h.name.as_str())
+                .collect();
+            let reason = format!(
+                "no such file; give a path, OWNER/NAME[:FILE] of a hub, or one of {}",
+                known.join(", ")
+            );
             return Err(Error::model(spec, reason));
         }
         Head::from_hub(spec, id, file)
@@ -117,8 +136,13 @@ impl Head {
     fn from_entry(entry: &HeadEntry) -> Result<Head> {
         match (&entry.hub, &entry.url, &entry.sha256) {
             (Some(id), _, _) => Head::from_hub(&entry.name, id, &entry.file),
-            (None, Some(url), Some(sha256)) => Head::from_file(&hub::fetch(&entry.name, url, &entry.file, sha256)?),
-            _ => Err(Error::model(&entry.name, "the manifest names no place to get it")),
+            (None, Some(url), Some(sha256)) => {
+                Head::from_file(&hub::fetch(&entry.name, url, &entry.file, sha256)?)
+            }
+            _ => Err(Error::model(
+                &entry.name,
+                "the manifest names no place to get it",
+            )),
         }
     }
 
@@ -126,7 +150,10 @@ impl Head {
         let repo = HubRepo::new(id, None)?;
         let path = repo.get(file)?;
         // Optional; where the repository has one it lands beside the weights.
-        if plan_path(&path).file_name().is_some_and(|plan| plan != "model.json") {
+        if plan_path(&path)
+            .file_name()
+            .is_some_and(|plan| plan != "model.json")
+        {
             repo.find(&plan_path(Path::new(file)).to_string_lossy())?;
         }
         Head::read(name, &path)
@@ -144,9 +171,15 @@ impl Head {
         let weights = Weights::open_file(path)?;
         let plan_file = plan_path(path);
         let plan = match std::fs::read_to_string(&plan_file) {
-            Ok(json) => serde_json::from_str(&json)
-                .map_err(|e| Error::model(name, format!("{} does not describe a head: {e}", plan_file.display())))?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => recognise(name, &weights, &plan_file)?,
+            Ok(json) => serde_json::from_str(&json).map_err(|e| {
+                Error::model(
+                    name,
+                    format!("{} does not describe a head: {e}", plan_file.display()),
+                )
+            })?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                recognise(name, &weights, &plan_file)?
+            }
             Err(e) => return Err(Error::io("read", plan_file)(e)),
         };
         Head::build(name, &plan, &weights)
@@ -162,22 +195,38 @@ impl Head {
                     let key = join(linear, "weight");
                     let shape = weights.shape(&key).ok_or_else(|| missing(&key))?;
                     let [out, takes] = shape[..] else {
-                        return Err(Error::model(name, format!("{key} is {shape:?}, not a matrix [out, in]")));
+                        return Err(Error::model(
+                            name,
+                            format!("{key} is {shape:?}, not a matrix [out, in]"),
+                        ));
                     };
                     let bias_key = join(linear, "bias");
                     let bias = match weights.shape(&bias_key) {
                         Some(_) => weights.get(&bias_key, &[out])?,
                         None => Tensor::zeros(out, candle_core::DType::F32, &Device::Cpu)?,
                     };
-                    (Step::Linear { weight: weights.get(&key, &[out, takes])?, bias }, Some(takes), Some(out))
+                    (
+                        Step::Linear {
+                            weight: weights.get(&key, &[out, takes])?,
+                            bias,
+                        },
+                        Some(takes),
+                        Some(out),
+                    )
                 }
                 PlanStep::Norm { norm } => {
                     let key = join(norm, "mean");
                     let shape = weights.shape(&key).ok_or_else(|| missing(&key))?;
                     let mean = weights.get(&key, &shape)?.flatten_all()?.to_vec1::<f32>()?;
-                    let variance = weights.get(&join(norm, "variance"), &shape)?.flatten_all()?.to_vec1::<f32>()?;
+                    let variance = weights
+                        .get(&join(norm, "variance"), &shape)?
+                        .flatten_all()?
+                        .to_vec1::<f32>()?;
                     if variance.iter().any(|v| *v <= 0.0 || !v.is_finite()) {
-                        return Err(Error::model(name, format!("{norm}.variance must be finite and above 0")));
+                        return Err(Error::model(
+                            name,
+                            format!("{norm}.variance must be finite and above 0"),
+                        ));
                     }
                     let d = mean.len();
                     let scale = variance.iter().map(|v| 1.0 / v.sqrt()).collect();
@@ -187,7 +236,10 @@ impl Head {
             };
             if let (Some(width), Some(takes)) = (width, takes) {
                 if width != takes {
-                    return Err(Error::model(name, format!("a layer gives {width} values, the next takes {takes}")));
+                    return Err(Error::model(
+                        name,
+                        format!("a layer gives {width} values, the next takes {takes}"),
+                    ));
                 }
             }
             dims = dims.or(takes);
@@ -197,9 +249,17 @@ impl Head {
         match (dims, width) {
             (Some(dims), Some(1)) => {
                 let fingerprint = format!("sha256:{} {plan:?}", weights.fingerprint());
-                Ok(Head { name: name.into(), dims, steps, fingerprint })
+                Ok(Head {
+                    name: name.into(),
+                    dims,
+                    steps,
+                    fingerprint,
+                })
             }
-            (_, width) => Err(Error::model(name, format!("a head gives 1 value, this one {}", width.unwrap_or(0)))),
+            (_, width) => Err(Error::model(
+                name,
+                format!("a head gives 1 value, this one {}", width.unwrap_or(0)),
+            )),
         }
     }
 
@@ -220,7 +280,10 @@ impl Scorer for Head {
 
     fn score(&self, rows: &[f32], d: usize) -> Result<Vec<f32>> {
         if d != self.dims {
-            return Err(Error::model(&self.name, format!("takes embeddings of {} dims, these have {d}", self.dims)));
+            return Err(Error::model(
+                &self.name,
+                format!("takes embeddings of {} dims, these have {d}", self.dims),
+            ));
         }
         if rows.is_empty() {
             return Ok(Vec::new());
@@ -251,7 +314,12 @@ fn map(x: &Tensor, f: impl Fn(usize, f32) -> f32) -> Result<Tensor> {
 fn recognise(name: &str, weights: &Weights, plan_file: &Path) -> Result<Plan> {
     let names = weights.names();
     let numbered = |prefix: &str| -> Vec<usize> {
-        let number = |key: &String| key.strip_prefix(prefix)?.strip_suffix(".weight")?.parse().ok();
+        let number = |key: &String| {
+            key.strip_prefix(prefix)?
+                .strip_suffix(".weight")?
+                .parse()
+                .ok()
+        };
         let mut all: Vec<usize> = names.iter().filter_map(number).collect();
         all.sort_unstable();
         all
@@ -260,7 +328,9 @@ fn recognise(name: &str, weights: &Weights, plan_file: &Path) -> Result<Plan> {
     let layers = if names.contains("weight") {
         vec![linear(String::new())]
     } else if names.contains("norm.variance") {
-        let mut steps = vec![PlanStep::Norm { norm: "norm".into() }];
+        let mut steps = vec![PlanStep::Norm {
+            norm: "norm".into(),
+        }];
         for (i, number) in numbered("linear_").into_iter().enumerate() {
             if i > 0 {
                 steps.push(PlanStep::Pointwise(Pointwise::Relu));
@@ -270,10 +340,16 @@ fn recognise(name: &str, weights: &Weights, plan_file: &Path) -> Result<Plan> {
         steps.push(PlanStep::Pointwise(Pointwise::Sigmoid));
         steps
     } else {
-        numbered("layers.").into_iter().map(|number| linear(format!("layers.{number}"))).collect()
+        numbered("layers.")
+            .into_iter()
+            .map(|number| linear(format!("layers.{number}")))
+            .collect()
     };
     if layers.is_empty() {
-        let reason = format!("a layout that is not known; describe its layers in {}", plan_file.display());
+        let reason = format!(
+            "a layout that is not known; describe its layers in {}",
+            plan_file.display()
+        );
         return Err(Error::model(name, reason));
     }
     Ok(Plan { layers })
@@ -284,5 +360,9 @@ fn plan_path(weights: &Path) -> PathBuf {
 }
 
 fn join(prefix: &str, suffix: &str) -> String {
-    if prefix.is_empty() { suffix.into() } else { format!("{prefix}.{suffix}") }
+    if prefix.is_empty() {
+        suffix.into()
+    } else {
+        format!("{prefix}.{suffix}")
+    }
 }

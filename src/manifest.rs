@@ -60,7 +60,8 @@ pub struct Manifest {
 pub fn manifest() -> &'static Manifest {
     static MANIFEST: LazyLock<Manifest> = LazyLock::new(|| {
         // The file is compiled in and a test reads it: it cannot fail at run time.
-        serde_json::from_str(include_str!("../models/manifest.json")).expect("models/manifest.json is valid")
+        serde_json::from_str(include_str!("../models/manifest.json"))
+            .expect("models/manifest.json is valid")
     });
     &MANIFEST
 }
@@ -77,7 +78,10 @@ pub fn head(name: &str) -> Option<&'static HeadEntry> {
 
 /// The head that a score has by default for embeddings of d dims.
 pub fn default_head(score: &str, d: usize) -> Option<&'static HeadEntry> {
-    manifest().heads.iter().find(|h| h.d == d && h.default_for.as_deref() == Some(score))
+    manifest()
+        .heads
+        .iter()
+        .find(|h| h.d == d && h.default_for.as_deref() == Some(score))
 }
 
 #[cfg(test)]
@@ -88,15 +92,27 @@ mod tests {
     fn every_entry_can_be_found_and_fetched() {
         for entry in &manifest().models {
             assert_eq!(model(&entry.name).map(|m| m.d), Some(entry.d));
-            assert!(entry.hub.is_some() || entry.name == "builtin", "{}: no place to get it", entry.name);
+            assert!(
+                entry.hub.is_some() || entry.name == "builtin",
+                "{}: no place to get it",
+                entry.name
+            );
             assert!(entry.default_eps > 0.0 && entry.default_eps < 0.5);
         }
         for entry in &manifest().heads {
             assert!(head(&entry.name).is_some());
-            let checked_url = entry.url.is_some() && entry.sha256.as_ref().is_some_and(|s| s.len() == 64);
-            assert!(entry.hub.is_some() || checked_url, "{}: no place to get it", entry.name);
+            let checked_url =
+                entry.url.is_some() && entry.sha256.as_ref().is_some_and(|s| s.len() == 64);
+            assert!(
+                entry.hub.is_some() || checked_url,
+                "{}: no place to get it",
+                entry.name
+            );
         }
-        assert_eq!(default_head("aesthetic", 768).map(|h| h.name.as_str()), Some("aesthetic-v2"));
+        assert_eq!(
+            default_head("aesthetic", 768).map(|h| h.name.as_str()),
+            Some("aesthetic-v2")
+        );
         assert!(default_head("aesthetic", 256).is_none());
     }
 }

@@ -52,8 +52,7 @@ pub fn resize_and_crop(image: &Rgb8, shortest_edge: u32, crop: u32) -> Vec<u8> {
     );
 
     let crop = crop as usize;
-    let (resized_width, resized_height) =
-        resized_size(image.width, image.height, shortest_edge);
+    let (resized_width, resized_height) = resized_size(image.width, image.height, shortest_edge);
     let columns = Window::centred(resized_width, crop);
     let rows = Window::centred(resized_height, crop);
 

@@ -58,20 +58,30 @@ impl VisionConfig {
     pub fn parse(name: &str, json: &str) -> Result<VisionConfig> {
         let bad = |reason: String| Error::model(name, format!("config.json: {reason}"));
         let root: Value = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;
-        let model_type = root.get("model_type").and_then(Value::as_str).unwrap_or("clip");
+        let model_type = root
+            .get("model_type")
+            .and_then(Value::as_str)
+            .unwrap_or("clip");
         let vision = match (model_type, root.get("vision_config")) {
             ("clip", Some(vision)) => {
                 let mut vision = vision.clone();
                 // The whole model's projection is the one that its weights have; the tower's own copy may be stale.
-                if let (Some(d), Some(object)) = (root.get("projection_dim"), vision.as_object_mut()) {
+                if let (Some(d), Some(object)) =
+                    (root.get("projection_dim"), vision.as_object_mut())
+                {
                     object.insert("projection_dim".into(), d.clone());
                 }
                 vision
             }
             ("clip" | "clip_vision_model", None) => root,
-            _ => return Err(bad(format!("model_type {model_type:?} is not a CLIP; clip and clip_vision_model are read"))),
+            _ => {
+                return Err(bad(format!(
+                    "model_type {model_type:?} is not a CLIP; clip and clip_vision_model are read"
+                )));
+            }
         };
-        let config: VisionConfig = serde_json::from_value(vision).map_err(|e| bad(e.to_string()))?;
+        let config: VisionConfig =
+            serde_json::from_value(vision).map_err(|e| bad(e.to_string()))?;
         config.check().map_err(bad)?;
         Ok(config)
     }
@@ -92,13 +102,22 @@ impl VisionConfig {
             }
         }
         if self.num_channels != 3 {
-            return Err(format!("num_channels is {}; images are read as 3", self.num_channels));
+            return Err(format!(
+                "num_channels is {}; images are read as 3",
+                self.num_channels
+            ));
         }
         if self.hidden_size % self.num_attention_heads != 0 {
-            return Err(format!("{} heads do not divide hidden_size {}", self.num_attention_heads, self.hidden_size));
+            return Err(format!(
+                "{} heads do not divide hidden_size {}",
+                self.num_attention_heads, self.hidden_size
+            ));
         }
         if self.patch_size > self.image_size {
-            return Err(format!("patch_size {} is larger than image_size {}", self.patch_size, self.image_size));
+            return Err(format!(
+                "patch_size {} is larger than image_size {}",
+                self.patch_size, self.image_size
+            ));
         }
         Ok(())
     }
@@ -152,15 +171,22 @@ impl Preprocess {
     /// [`Error::Model`] with `name`, where it asks for what is not done here (another filter, a squashed image) or does not
     /// give `image_size` pixels.
     pub fn parse(name: &str, json: &str, image_size: usize) -> Result<Preprocess> {
-        let bad = |reason: String| Error::model(name, format!("preprocessor_config.json: {reason}"));
+        let bad =
+            |reason: String| Error::model(name, format!("preprocessor_config.json: {reason}"));
         let root: Value = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;
         let on = |key: &str| root.get(key).and_then(Value::as_bool).unwrap_or(true);
         for key in ["do_resize", "do_center_crop", "do_rescale", "do_normalize"] {
             if !on(key) {
-                return Err(bad(format!("{key} is false; CLIP towers are fed resized, cropped, normalised pixels")));
+                return Err(bad(format!(
+                    "{key} is false; CLIP towers are fed resized, cropped, normalised pixels"
+                )));
             }
         }
-        if let Some(filter) = root.get("resample").and_then(Value::as_u64).filter(|f| *f != 3) {
+        if let Some(filter) = root
+            .get("resample")
+            .and_then(Value::as_u64)
+            .filter(|f| *f != 3)
+        {
             return Err(bad(format!("resample {filter}; only 3, bicubic, is done")));
         }
         if let Some(factor) = root.get("rescale_factor").and_then(Value::as_f64) {
@@ -171,17 +197,25 @@ impl Preprocess {
         let fallback = Preprocess::openai(image_size);
         let shortest_edge = match root.get("size") {
             None => fallback.shortest_edge,
-            Some(size) => edge(size, "shortest_edge")
-                .ok_or_else(|| bad(format!("size {size}; only a shortest edge is done, the image is never squashed")))?,
+            Some(size) => edge(size, "shortest_edge").ok_or_else(|| {
+                bad(format!(
+                    "size {size}; only a shortest edge is done, the image is never squashed"
+                ))
+            })?,
         };
         let crop = match root.get("crop_size") {
             None => fallback.crop,
             Some(size) => edge(size, "height")
-                .filter(|e| size.get("width").is_none_or(|w| w.as_u64() == Some(u64::from(*e))))
+                .filter(|e| {
+                    size.get("width")
+                        .is_none_or(|w| w.as_u64() == Some(u64::from(*e)))
+                })
                 .ok_or_else(|| bad(format!("crop_size {size}; a square is needed")))?,
         };
         if crop as usize != image_size {
-            return Err(bad(format!("crop_size {crop} is not the tower's image_size {image_size}")));
+            return Err(bad(format!(
+                "crop_size {crop} is not the tower's image_size {image_size}"
+            )));
         }
         if shortest_edge > 8192 {
             return Err(bad(format!("a shortest edge of {shortest_edge} pixels")));
@@ -195,9 +229,15 @@ impl Preprocess {
             std: channels("image_std", fallback.norm.std)?,
         };
         if norm.std.iter().any(|s| !s.is_normal()) || norm.mean.iter().any(|m| !m.is_finite()) {
-            return Err(bad("image_mean and image_std must be finite, image_std not 0".into()));
+            return Err(bad(
+                "image_mean and image_std must be finite, image_std not 0".into(),
+            ));
         }
-        Ok(Preprocess { shortest_edge, crop, norm })
+        Ok(Preprocess {
+            shortest_edge,
+            crop,
+            norm,
+        })
     }
 }
 
@@ -216,7 +256,10 @@ mod tests {
         let json = r#"{"model_type": "clip", "projection_dim": 768, "vision_config": {"hidden_size": 1024,
             "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14}}"#;
         let config = VisionConfig::parse("l14", json).unwrap();
-        assert_eq!((config.projection_dim, config.image_size, config.tokens()), (768, 224, 257));
+        assert_eq!(
+            (config.projection_dim, config.image_size, config.tokens()),
+            (768, 224, 257)
+        );
         assert_eq!(config.hidden_act, Activation::QuickGelu);
         assert_eq!(config.flop() / 1_000_000_000, 161, "GFLOP of L/14");
     }
@@ -225,7 +268,10 @@ mod tests {
     fn configs_that_are_no_clip_or_do_not_fit_are_refused_by_what_is_wrong() {
         for (json, word) in [
             (r#"{"model_type": "siglip"}"#, "siglip"),
-            (r#"{"hidden_size": 100, "num_attention_heads": 12}"#, "do not divide"),
+            (
+                r#"{"hidden_size": 100, "num_attention_heads": 12}"#,
+                "do not divide",
+            ),
             (r#"{"image_size": 0}"#, "image_size"),
             (r#"{"hidden_act": "relu6"}"#, "relu6"),
             ("{", "EOF"),
@@ -239,7 +285,10 @@ mod tests {
     fn both_spellings_of_sizes_are_read_and_squashing_is_refused() {
         let old = r#"{"size": 224, "crop_size": 224, "resample": 3, "image_std": [0.5, 0.5, 0.5]}"#;
         let new = r#"{"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "image_std": [0.5, 0.5, 0.5]}"#;
-        assert_eq!(Preprocess::parse("m", old, 224).unwrap(), Preprocess::parse("m", new, 224).unwrap());
+        assert_eq!(
+            Preprocess::parse("m", old, 224).unwrap(),
+            Preprocess::parse("m", new, 224).unwrap()
+        );
         for (json, word) in [
             (r#"{"size": {"height": 224, "width": 224}}"#, "squashed"),
             (r#"{"resample": 2}"#, "bicubic"),

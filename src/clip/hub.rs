@@ -32,19 +32,34 @@ impl HubRepo {
     /// # Errors
     /// [`Error::Model`] where no client can be made.
     pub fn new(id: &str, revision: Option<&str>) -> Result<HubRepo> {
-        let repo = Repo::with_revision(id.into(), RepoType::Model, revision.unwrap_or("main").into());
+        let repo = Repo::with_revision(
+            id.into(),
+            RepoType::Model,
+            revision.unwrap_or("main").into(),
+        );
         let cache = Cache::from_env();
         let api = if offline() {
             None
         } else {
-            let mut builder = ApiBuilder::from_env().with_progress(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-            if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|t| !t.trim().is_empty()) {
+            let mut builder = ApiBuilder::from_env()
+                .with_progress(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+            if let Some(token) = std::env::var("HF_TOKEN")
+                .ok()
+                .filter(|t| !t.trim().is_empty())
+            {
                 builder = builder.with_token(Some(token.trim().into()));
             }
-            let api = builder.build().map_err(|e| Error::model(id, format!("no hub client: {e}")))?;
+            let api = builder
+                .build()
+                .map_err(|e| Error::model(id, format!("no hub client: {e}")))?;
             Some(api.repo(repo.clone()))
         };
-        Ok(HubRepo { id: id.into(), cached: cache.repo(repo), cache, api })
+        Ok(HubRepo {
+            id: id.into(),
+            cached: cache.repo(repo),
+            cache,
+            api,
+        })
     }
 
     /// A file of the repository, from the cache, else downloaded; None where the repository does not have it.
@@ -64,7 +79,9 @@ impl HubRepo {
                 Some(404) => Ok(None),
                 Some(code @ (401 | 403)) => Err(Error::model(
                     &self.id,
-                    format!("the hub answered {code}: the repository is private, gated or misspelt; set HF_TOKEN to a token with access"),
+                    format!(
+                        "the hub answered {code}: the repository is private, gated or misspelt; set HF_TOKEN to a token with access"
+                    ),
                 )),
                 _ => Err(Error::model(
                     &self.id,
@@ -114,21 +131,46 @@ fn status(error: &ApiError) -> Option<u16> {
 /// # Errors
 /// [`Error::Model`] with `name` where the network is forbidden or fails, or the file is not the one that was published.
 pub fn fetch(name: &str, url: &str, file: &str, sha256: &str) -> Result<PathBuf> {
-    let folder = Cache::from_env().path().parent().map(|home| home.join("clipsift")).unwrap_or_default();
+    let folder = Cache::from_env()
+        .path()
+        .parent()
+        .map(|home| home.join("clipsift"))
+        .unwrap_or_default();
     let path = folder.join(file);
     if path.is_file() {
         return Ok(path);
     }
     if offline() {
-        let reason = format!("HF_HUB_OFFLINE is set and {} is not there; put the file from {url} there", path.display());
+        let reason = format!(
+            "HF_HUB_OFFLINE is set and {} is not there; put the file from {url} there",
+            path.display()
+        );
         return Err(Error::model(name, reason));
     }
-    let failed = |e: ureq::Error| Error::model(name, format!("cannot download {url}: {e}; or put the file at {}", path.display()));
+    let failed = |e: ureq::Error| {
+        Error::model(
+            name,
+            format!(
+                "cannot download {url}: {e}; or put the file at {}",
+                path.display()
+            ),
+        )
+    };
     let mut response = ureq::get(url).call().map_err(failed)?;
-    let bytes = response.body_mut().with_config().limit(MOST_HEAD_BYTES).read_to_vec().map_err(failed)?;
+    let bytes = response
+        .body_mut()
+        .with_config()
+        .limit(MOST_HEAD_BYTES)
+        .read_to_vec()
+        .map_err(failed)?;
     let found = hex(&Sha256::digest(&bytes));
     if found != sha256 {
-        return Err(Error::model(name, format!("the file at {url} has sha256 {found}, the published one {sha256}; nothing was kept")));
+        return Err(Error::model(
+            name,
+            format!(
+                "the file at {url} has sha256 {found}, the published one {sha256}; nothing was kept"
+            ),
+        ));
     }
     std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     atomic::write(&path, |out| std::io::Write::write_all(out, &bytes))?;
@@ -137,5 +179,6 @@ pub fn fetch(name: &str, url: &str, file: &str, sha256: &str) -> Result<PathBuf>
 
 /// Whether `HF_HUB_OFFLINE` forbids the network, by the values that Python's hub client takes for true.
 fn offline() -> bool {
-    std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| matches!(v.to_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"))
+    std::env::var("HF_HUB_OFFLINE")
+        .is_ok_and(|v| matches!(v.to_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"))
 }

@@ -32,7 +32,7 @@ pub struct Embedded {
     pub good: Vec<bool>,
 }
 
-/// Turns upright images into unit rows. [`Clip`] is one; a [`crate::pipeline::Pipeline`] takes any.
+/// Turns upright images into unit rows. [`Clip`] is one; a [`crate::Pipeline`] takes any.
 ///
 /// The work is split in two so that decoding threads prepare while one thread owns the device.
 pub trait Embedder: Send + Sync {
@@ -90,10 +90,15 @@ impl Clip {
     pub fn load_revision(spec: &str, revision: Option<&str>, device: &Device) -> Result<Clip> {
         let path = Path::new(spec);
         if revision.is_some() && (spec == BUILTIN || path.exists()) {
-            return Err(Error::usage(format!("--revision names a version on a hub; {spec} is not from a hub")));
+            return Err(Error::usage(format!(
+                "--revision names a version on a hub; {spec} is not from a hub"
+            )));
         }
         if spec == BUILTIN {
-            let weights = Weights::from_static(BUILTIN, include_bytes!("../../models/builtin/model.safetensors"))?;
+            let weights = Weights::from_static(
+                BUILTIN,
+                include_bytes!("../../models/builtin/model.safetensors"),
+            )?;
             let config = include_str!("../../models/builtin/config.json");
             let preprocess = include_str!("../../models/builtin/preprocessor_config.json");
             return Clip::build(BUILTIN, config, Some(preprocess), &weights, device);
@@ -102,9 +107,13 @@ impl Clip {
             return Clip::from_dir(spec, path, device);
         }
         let mut parts = spec.split('/');
-        let hub_like = |part: Option<&str>| part.is_some_and(|p| !p.is_empty() && !p.starts_with('.'));
+        let hub_like =
+            |part: Option<&str>| part.is_some_and(|p| !p.is_empty() && !p.starts_with('.'));
         if !(hub_like(parts.next()) && hub_like(parts.next()) && parts.next().is_none()) {
-            return Err(Error::model(spec, "no such folder, and not a hub id (OWNER/NAME); give builtin, a folder or a hub id"));
+            return Err(Error::model(
+                spec,
+                "no such folder, and not a hub id (OWNER/NAME); give builtin, a folder or a hub id",
+            ));
         }
         let repo = HubRepo::new(spec, revision)?;
         let config = repo.get("config.json")?;
@@ -120,7 +129,10 @@ impl Clip {
     /// As [`Clip::load`].
     pub fn from_dir(name: &str, dir: &Path, device: &Device) -> Result<Clip> {
         if !dir.is_dir() {
-            return Err(Error::model(name, "a model is a folder with config.json and model.safetensors, or a hub id"));
+            return Err(Error::model(
+                name,
+                "a model is a folder with config.json and model.safetensors, or a hub id",
+            ));
         }
         let text = |file: &str| -> Result<Option<String>> {
             let path = dir.join(file);
@@ -130,21 +142,46 @@ impl Clip {
                 Err(e) => Err(Error::io("read", path)(e)),
             }
         };
-        let config = text("config.json")?.ok_or_else(|| Error::model(name, format!("no config.json in {}", dir.display())))?;
+        let config = text("config.json")?
+            .ok_or_else(|| Error::model(name, format!("no config.json in {}", dir.display())))?;
         let preprocess = text("preprocessor_config.json")?;
-        Clip::build(name, &config, preprocess.as_deref(), &Weights::open_dir(dir)?, device)
+        Clip::build(
+            name,
+            &config,
+            preprocess.as_deref(),
+            &Weights::open_dir(dir)?,
+            device,
+        )
     }
 
-    fn build(name: &str, config: &str, preprocess: Option<&str>, weights: &Weights, device: &Device) -> Result<Clip> {
+    fn build(
+        name: &str,
+        config: &str,
+        preprocess: Option<&str>,
+        weights: &Weights,
+        device: &Device,
+    ) -> Result<Clip> {
         let config = VisionConfig::parse(name, config)?;
         let preprocess = match preprocess {
             Some(json) => Preprocess::parse(name, json, config.image_size)?,
             None => Preprocess::openai(config.image_size),
         };
         let tower = VisionTower::load(&config, weights, device.candle(), device.dtype())?;
-        let fingerprint = format!("sha256:{} {preprocess:?} {:?}", weights.fingerprint(), device.dtype());
-        let default_eps = manifest::model(name).map_or(manifest::FALLBACK_EPS, |entry| entry.default_eps);
-        Ok(Clip { name: name.into(), tower, preprocess, device: device.clone(), fingerprint, default_eps })
+        let fingerprint = format!(
+            "sha256:{} {preprocess:?} {:?}",
+            weights.fingerprint(),
+            device.dtype()
+        );
+        let default_eps =
+            manifest::model(name).map_or(manifest::FALLBACK_EPS, |entry| entry.default_eps);
+        Ok(Clip {
+            name: name.into(),
+            tower,
+            preprocess,
+            device: device.clone(),
+            fingerprint,
+            default_eps,
+        })
     }
 
     /// The tower's shape.
@@ -182,7 +219,11 @@ impl Embedder for Clip {
 
     fn batch_size(&self) -> usize {
         // Small towers want more rows a GEMM; large ones less memory.
-        if self.config().flop() < 1_000_000_000 { 64 } else { 16 }
+        if self.config().flop() < 1_000_000_000 {
+            64
+        } else {
+            16
+        }
     }
 
     fn default_eps(&self) -> f64 {
@@ -197,15 +238,29 @@ impl Embedder for Clip {
         let s = self.config().image_size;
         let image = s * s * 3;
         if prepared.is_empty() || !prepared.len().is_multiple_of(image) {
-            return Err(Error::shape("embed", format!("a multiple of {image} bytes"), format!("{} bytes", prepared.len())));
+            return Err(Error::shape(
+                "embed",
+                format!("a multiple of {image} bytes"),
+                format!("{} bytes", prepared.len()),
+            ));
         }
-        let pixels = Tensor::from_slice(prepared, (prepared.len() / image, s, s, 3), self.device.candle())?;
-        let embeddings = self.tower.forward(&pixels, &self.preprocess.norm)?.to_dtype(DType::F32)?;
+        let pixels = Tensor::from_slice(
+            prepared,
+            (prepared.len() / image, s, s, 3),
+            self.device.candle(),
+        )?;
+        let embeddings = self
+            .tower
+            .forward(&pixels, &self.preprocess.norm)?
+            .to_dtype(DType::F32)?;
         let mut rows = embeddings.flatten_all()?.to_vec1::<f32>()?;
         let mut good = vec![true; rows.len() / self.dims()];
-        ops::normalize_rows(&mut rows, self.dims()).into_iter().for_each(|bad| good[bad] = false);
+        ops::normalize_rows(&mut rows, self.dims())
+            .into_iter()
+            .for_each(|bad| good[bad] = false);
         if self.dtype() == DType::F16 {
-            rows.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32());
+            rows.iter_mut()
+                .for_each(|x| *x = half::f16::from_f32(*x).to_f32());
         }
         Ok(Embedded { rows, good })
     }
@@ -229,5 +284,8 @@ fn download_weights(repo: &HubRepo) -> Result<()> {
 }
 
 fn file_name(path: &Path) -> String {
-    PathBuf::from(path).file_name().map(|f| f.to_string_lossy().into_owned()).unwrap_or_default()
+    PathBuf::from(path)
+        .file_name()
+        .map(|f| f.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }

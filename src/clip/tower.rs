@@ -75,10 +75,16 @@ impl Loader<'_> {
     fn fused_qkv(&self, key: &str, width: usize) -> Result<Linear> {
         let names = ["q_proj", "k_proj", "v_proj"].map(|n| format!("{key}.{n}"));
         let all = |suffix: &str, shape: &[usize]| -> Result<Tensor> {
-            let parts: Result<Vec<_>> = names.iter().map(|n| self.weights.get(&format!("{n}.{suffix}"), shape)).collect();
+            let parts: Result<Vec<_>> = names
+                .iter()
+                .map(|n| self.weights.get(&format!("{n}.{suffix}"), shape))
+                .collect();
             self.place(Tensor::cat(&parts?, 0)?)
         };
-        Ok(Linear { weight: all("weight", &[width, width])?, bias: all("bias", &[width])? })
+        Ok(Linear {
+            weight: all("weight", &[width, width])?,
+            bias: all("bias", &[width])?,
+        })
     }
 }
 
@@ -87,13 +93,29 @@ impl VisionTower {
     ///
     /// # Errors
     /// [`crate::Error::Model`] where a tensor is missing or of another shape than the config's.
-    pub fn load(config: &VisionConfig, weights: &Weights, device: &Device, dtype: DType) -> Result<VisionTower> {
-        let load = Loader { weights, device, dtype, eps: config.layer_norm_eps };
+    pub fn load(
+        config: &VisionConfig,
+        weights: &Weights,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<VisionTower> {
+        let load = Loader {
+            weights,
+            device,
+            dtype,
+            eps: config.layer_norm_eps,
+        };
         let (w, p, g2) = (config.hidden_size, config.patch_size, config.tokens() - 1);
         let root = "vision_model";
         let embeddings = format!("{root}.embeddings");
-        let patch_embedding = weights.get(&format!("{embeddings}.patch_embedding.weight"), &[w, 3, p, p])?;
-        let positions = weights.get(&format!("{embeddings}.position_embedding.weight"), &[g2 + 1, w])?;
+        let patch_embedding = weights.get(
+            &format!("{embeddings}.patch_embedding.weight"),
+            &[w, 3, p, p],
+        )?;
+        let positions = weights.get(
+            &format!("{embeddings}.position_embedding.weight"),
+            &[g2 + 1, w],
+        )?;
         let class = weights.get(&format!("{embeddings}.class_embedding"), &[w])?;
         let layers = (0..config.num_hidden_layers)
             .map(|i| {
@@ -148,7 +170,11 @@ impl VisionTower {
     ) -> Result<Tensor> {
         let (n, s) = (pixels.dim(0)?, self.config.image_size);
         if pixels.dims() != [n, s, s, 3] {
-            return Err(crate::Error::shape("tower", format!("[n, {s}, {s}, 3]"), format!("{:?}", pixels.dims())));
+            return Err(crate::Error::shape(
+                "tower",
+                format!("[n, {s}, {s}, 3]"),
+                format!("{:?}", pixels.dims()),
+            ));
         }
         let heads = self.config.num_attention_heads;
         let mut stream = ops::layer_norm(&self.embed_tokens(pixels, norm)?, &self.pre_norm)?;
@@ -158,12 +184,20 @@ impl VisionTower {
             let qkv = ops::matmul_t(&normed, &layer.qkv.weight)?;
             let attended = ops::attention(&qkv, &layer.qkv.bias, heads)?;
             let attended = ops::matmul_t(&attended, &layer.out.weight)?;
-            (stream, normed) = ops::add_layer_norm(&stream, &attended, &layer.out.bias, &layer.norm2)?;
+            (stream, normed) =
+                ops::add_layer_norm(&stream, &attended, &layer.out.bias, &layer.norm2)?;
 
-            let up = ops::bias_activation(&ops::matmul_t(&normed, &layer.up.weight)?, &layer.up.bias, self.config.hidden_act)?;
+            let up = ops::bias_activation(
+                &ops::matmul_t(&normed, &layer.up.weight)?,
+                &layer.up.bias,
+                self.config.hidden_act,
+            )?;
             let down = ops::matmul_t(&up, &layer.down.weight)?;
             // The norm that follows: the next layer's first, after the last layer the tower's own.
-            let next = self.layers.get(i + 1).map_or(&self.post_norm, |next| &next.norm1);
+            let next = self
+                .layers
+                .get(i + 1)
+                .map_or(&self.post_norm, |next| &next.norm1);
             (stream, normed) = ops::add_layer_norm(&stream, &down, &layer.down.bias, next)?;
             each(i + 1, &stream)?;
         }
@@ -175,7 +209,8 @@ impl VisionTower {
     fn embed_tokens(&self, pixels: &Tensor, norm: &PixelNorm) -> Result<Tensor> {
         let n = pixels.dim(0)?;
         let patches = ops::patchify(pixels, self.config.patch_size, norm, self.dtype)?;
-        let patches = ops::matmul_t(&patches, &self.patch_embedding)?.broadcast_add(&self.positions)?;
+        let patches =
+            ops::matmul_t(&patches, &self.patch_embedding)?.broadcast_add(&self.positions)?;
         let class = self.class_token.expand((n, 1, self.config.hidden_size))?;
         Ok(Tensor::cat(&[&class.contiguous()?, &patches], 1)?)
     }

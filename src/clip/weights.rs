@@ -63,7 +63,10 @@ impl Weights {
             if pickle.is_file() {
                 return Weights::open_pickle(&name, &pickle);
             }
-            Err(Error::model(name, "no model.safetensors, model.safetensors.index.json or pytorch_model.bin in the folder"))
+            Err(Error::model(
+                name,
+                "no model.safetensors, model.safetensors.index.json or pytorch_model.bin in the folder",
+            ))
         }
     }
 
@@ -76,7 +79,10 @@ impl Weights {
         match path.extension().and_then(|e| e.to_str()) {
             Some("safetensors") => Weights::open_safetensors(&name, &[path.to_path_buf()]),
             Some("pth" | "pt" | "bin") => Weights::open_pickle(&name, path),
-            _ => Err(Error::model(name, "weights are read from .safetensors, .pth, .pt or .bin files")),
+            _ => Err(Error::model(
+                name,
+                "weights are read from .safetensors, .pth, .pt or .bin files",
+            )),
         }
     }
 
@@ -89,7 +95,10 @@ impl Weights {
     }
 
     fn open_safetensors(name: &str, paths: &[PathBuf]) -> Result<Weights> {
-        let maps = paths.iter().map(|path| mmap::map(path).map(Bytes::Mapped)).collect::<Result<Vec<_>>>()?;
+        let maps = paths
+            .iter()
+            .map(|path| mmap::map(path).map(Bytes::Mapped))
+            .collect::<Result<Vec<_>>>()?;
         Weights::from_parts(name, maps)
     }
 
@@ -100,22 +109,45 @@ impl Weights {
             hash.update(bytes.as_ref());
             let (header, metadata) = SafeTensors::read_metadata(bytes.as_ref())
                 .map_err(|e| Error::model(name, format!("not a whole safetensors file: {e}")))?;
-            parts.push(Part { bytes, header: header + 8, metadata });
+            parts.push(Part {
+                bytes,
+                header: header + 8,
+                metadata,
+            });
         }
-        Ok(Weights { name: name.into(), parts, pickle: HashMap::new(), fingerprint: hex(&hash.finalize()) })
+        Ok(Weights {
+            name: name.into(),
+            parts,
+            pickle: HashMap::new(),
+            fingerprint: hex(&hash.finalize()),
+        })
     }
 
     fn open_pickle(name: &str, path: &Path) -> Result<Weights> {
-        let length = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
+        let length = std::fs::metadata(path)
+            .map_err(Error::io("read", path))?
+            .len();
         if length > MOST_PICKLE_BYTES {
-            return Err(Error::model(name, format!("{length} bytes are too many for a pickle")));
+            return Err(Error::model(
+                name,
+                format!("{length} bytes are too many for a pickle"),
+            ));
         }
         let fingerprint = hex(&Sha256::digest(mmap::map(path)?.as_ref() as &[u8]));
         // candle reads the pickle's opcodes as data and runs nothing; it places every tensor on the CPU, whatever device it
         // was saved from.
-        let tensors = candle_core::pickle::read_all(path)
-            .map_err(|e| Error::model(name, format!("not a PyTorch file with tensors by name: {e}")))?;
-        Ok(Weights { name: name.into(), parts: Vec::new(), pickle: tensors.into_iter().collect(), fingerprint })
+        let tensors = candle_core::pickle::read_all(path).map_err(|e| {
+            Error::model(
+                name,
+                format!("not a PyTorch file with tensors by name: {e}"),
+            )
+        })?;
+        Ok(Weights {
+            name: name.into(),
+            parts: Vec::new(),
+            pickle: tensors.into_iter().collect(),
+            fingerprint,
+        })
     }
 
     /// sha256 of the files, in hexadecimal.
@@ -130,13 +162,19 @@ impl Weights {
 
     /// Names of all tensors, sorted.
     pub fn names(&self) -> BTreeSet<String> {
-        let mapped = self.parts.iter().flat_map(|p| p.metadata.tensors().into_keys().collect::<Vec<_>>());
+        let mapped = self
+            .parts
+            .iter()
+            .flat_map(|p| p.metadata.tensors().into_keys().collect::<Vec<_>>());
         mapped.chain(self.pickle.keys().cloned()).collect()
     }
 
     /// A tensor's shape.
     pub fn shape(&self, key: &str) -> Option<Vec<usize>> {
-        let mapped = self.parts.iter().find_map(|p| p.metadata.info(key).map(|i| i.shape.clone()));
+        let mapped = self
+            .parts
+            .iter()
+            .find_map(|p| p.metadata.info(key).map(|i| i.shape.clone()));
         mapped.or_else(|| self.pickle.get(key).map(|t| t.dims().to_vec()))
     }
 
@@ -145,33 +183,62 @@ impl Weights {
     /// # Errors
     /// [`Error::Model`] where it is missing, of another shape, or not of floats.
     pub fn get(&self, key: &str, shape: &[usize]) -> Result<Tensor> {
-        let found = self.shape(key).ok_or_else(|| Error::model(&self.name, format!("has no tensor {key}")))?;
+        let found = self
+            .shape(key)
+            .ok_or_else(|| Error::model(&self.name, format!("has no tensor {key}")))?;
         if found != shape {
-            return Err(Error::model(&self.name, format!("tensor {key} is {found:?}, the config asks for {shape:?}")));
+            return Err(Error::model(
+                &self.name,
+                format!("tensor {key} is {found:?}, the config asks for {shape:?}"),
+            ));
         }
         let tensor = match self.pickle.get(key) {
             Some(tensor) => tensor.to_device(&Device::Cpu)?,
             None => self.mapped(key)?,
         };
         if !tensor.dtype().is_float() {
-            return Err(Error::model(&self.name, format!("tensor {key} holds {:?}, not floats", tensor.dtype())));
+            return Err(Error::model(
+                &self.name,
+                format!("tensor {key} holds {:?}, not floats", tensor.dtype()),
+            ));
         }
         Ok(tensor.to_dtype(DType::F32)?.contiguous()?)
     }
 
     fn mapped(&self, key: &str) -> Result<Tensor> {
         let missing = || Error::model(&self.name, format!("has no tensor {key}"));
-        let part = self.parts.iter().find(|p| p.metadata.info(key).is_some()).ok_or_else(missing)?;
+        let part = self
+            .parts
+            .iter()
+            .find(|p| p.metadata.info(key).is_some())
+            .ok_or_else(missing)?;
         let info = part.metadata.info(key).ok_or_else(missing)?;
-        let dtype = DType::try_from(info.dtype)
-            .map_err(|_| Error::model(&self.name, format!("tensor {key} is of type {:?}, which is not read", info.dtype)))?;
+        let dtype = DType::try_from(info.dtype).map_err(|_| {
+            Error::model(
+                &self.name,
+                format!(
+                    "tensor {key} is of type {:?}, which is not read",
+                    info.dtype
+                ),
+            )
+        })?;
         let (start, end) = info.data_offsets;
         let data = part
             .bytes
             .as_ref()
             .get(part.header + start..part.header + end)
-            .ok_or_else(|| Error::model(&self.name, format!("tensor {key} lies outside the file; it is cut short")))?;
-        Ok(Tensor::from_raw_buffer(data, dtype, &info.shape, &Device::Cpu)?)
+            .ok_or_else(|| {
+                Error::model(
+                    &self.name,
+                    format!("tensor {key} lies outside the file; it is cut short"),
+                )
+            })?;
+        Ok(Tensor::from_raw_buffer(
+            data,
+            dtype,
+            &info.shape,
+            &Device::Cpu,
+        )?)
     }
 }
 
@@ -182,17 +249,27 @@ pub(crate) fn parts_of(name: &str, index: &Path) -> Result<Vec<PathBuf>> {
         weight_map: BTreeMap<String, String>,
     }
     let text = std::fs::read_to_string(index).map_err(Error::io("read", index))?;
-    let parsed: Index = serde_json::from_str(&text).map_err(|e| Error::model(name, format!("{}: {e}", index.display())))?;
+    let parsed: Index = serde_json::from_str(&text)
+        .map_err(|e| Error::model(name, format!("{}: {e}", index.display())))?;
     let files: BTreeSet<String> = parsed.weight_map.into_values().collect();
     if files.is_empty() {
-        return Err(Error::model(name, format!("{} names no file", index.display())));
+        return Err(Error::model(
+            name,
+            format!("{} names no file", index.display()),
+        ));
     }
     let dir = index.parent().unwrap_or(Path::new("."));
     files
         .into_iter()
         .map(|file| {
             if Path::new(&file).file_name().and_then(|f| f.to_str()) != Some(&file) {
-                return Err(Error::model(name, format!("{} names {file:?}, which is not a file beside it", index.display())));
+                return Err(Error::model(
+                    name,
+                    format!(
+                        "{} names {file:?}, which is not a file beside it",
+                        index.display()
+                    ),
+                ));
             }
             Ok(dir.join(file))
         })

@@ -35,11 +35,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError>
     // Coefficients of all components where they are collected over several scans, 16 bits each.
     let collected = if markers.progressive { 2 } else { 0 };
     let components = u64::from(markers.components);
-    limits.check(
-        markers.width,
-        markers.height,
-        components * (1 + collected),
-    )?;
+    limits.check(markers.width, markers.height, components * (1 + collected))?;
 
     let colour = match markers.components {
         1 | 3 => None,
@@ -85,7 +81,11 @@ fn inks_to_rgb(samples: &[u8], colour: ColorSpace, inverted: bool) -> Vec<u8> {
             _ => [a, b, c],
         };
         let inks = [a, b, c, k];
-        cmyk_to_rgb(if inverted { inks.map(|v| 255 - v) } else { inks })
+        cmyk_to_rgb(if inverted {
+            inks.map(|v| 255 - v)
+        } else {
+            inks
+        })
     };
     samples.iter().flat_map(convert).collect()
 }

@@ -43,7 +43,10 @@ impl RunDir {
     /// works on it.
     pub fn create(root: &Path) -> Result<RunDir> {
         fs::create_dir_all(root).map_err(Error::io("create", root))?;
-        let foreign = || fs::read_dir(root).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.file_name() != LOCK)));
+        let foreign = || {
+            fs::read_dir(root)
+                .is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.file_name() != LOCK)))
+        };
         if !root.join(RUN_FILE).is_file() && foreign() {
             let leftovers = root.join("samples").is_dir() || root.join("embeddings").is_dir();
             if !leftovers {
@@ -62,8 +65,15 @@ impl RunDir {
     /// [`Error::Usage`] where there is none; [`Error::Run`] where another process works on it.
     pub fn open(root: &Path) -> Result<RunDir> {
         if !root.join(RUN_FILE).is_file() {
-            let what = if root.exists() { "is not a run directory (no run.json in it)" } else { "does not exist" };
-            return Err(Error::usage(format!("{} {what}; clipsift curate or embed makes one", root.display())));
+            let what = if root.exists() {
+                "is not a run directory (no run.json in it)"
+            } else {
+                "does not exist"
+            };
+            return Err(Error::usage(format!(
+                "{} {what}; clipsift curate or embed makes one",
+                root.display()
+            )));
         }
         RunDir::lock(root)
     }
@@ -72,10 +82,16 @@ impl RunDir {
         let path = root.join(LOCK);
         let lock = File::create(&path).map_err(Error::io("write", &path))?;
         if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(Error::run(root, "another clipsift is working on this run; wait for it or give another --out"));
+            return Err(Error::run(
+                root,
+                "another clipsift is working on this run; wait for it or give another --out",
+            ));
         }
         atomic::remove_leftovers(root)?;
-        Ok(RunDir { root: root.to_path_buf(), _lock: lock })
+        Ok(RunDir {
+            root: root.to_path_buf(),
+            _lock: lock,
+        })
     }
 
     /// The directory.
@@ -118,7 +134,11 @@ impl RunDir {
     /// [`Error::Io`]
     pub fn remove(&self, relative: &str) -> Result<()> {
         let path = self.path(relative);
-        let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let result = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         match result {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
             _ => Ok(()),
@@ -130,10 +150,20 @@ impl RunDir {
     /// # Errors
     /// [`Error::Io`]
     pub fn clear(&self) -> Result<()> {
-        for name in [RUN_FILE, "decisions.parquet", "report.html", "stdin.txt", "samples", "embeddings", "scores"] {
+        for name in [
+            RUN_FILE,
+            "decisions.parquet",
+            "report.html",
+            "stdin.txt",
+            "samples",
+            "embeddings",
+            "scores",
+        ] {
             self.remove(name)?;
         }
-        ["clusters", "duplicates", "curated"].into_iter().try_for_each(|name| self.remove(name))
+        ["clusters", "duplicates", "curated"]
+            .into_iter()
+            .try_for_each(|name| self.remove(name))
     }
 
     /// Whether part `index` is done.
@@ -150,9 +180,17 @@ impl RunDir {
     ///
     /// # Errors
     /// [`Error::Io`]
-    pub fn write_part(&self, index: usize, samples: &[SampleRow], embeddings: &Embeddings) -> Result<()> {
+    pub fn write_part(
+        &self,
+        index: usize,
+        samples: &[SampleRow],
+        embeddings: &Embeddings,
+    ) -> Result<()> {
         atomic::write_parquet(self.part(Table::Embeddings, index), &embeddings.to_batch()?)?;
-        atomic::write_parquet(self.part(Table::Samples, index), &tables::samples_to_batch(samples)?)
+        atomic::write_parquet(
+            self.part(Table::Samples, index),
+            &tables::samples_to_batch(samples)?,
+        )
     }
 
     /// Reads the samples of a part.
@@ -161,7 +199,8 @@ impl RunDir {
     /// [`Error::Run`] where the file is damaged.
     pub fn read_samples(&self, index: usize) -> Result<Vec<SampleRow>> {
         let path = self.part(Table::Samples, index);
-        tables::samples_from_batch(&atomic::read_parquet(&path)?).map_err(|reason| Error::run(path, reason))
+        tables::samples_from_batch(&atomic::read_parquet(&path)?)
+            .map_err(|reason| Error::run(path, reason))
     }
 
     /// Reads the embeddings of a part.
@@ -170,7 +209,8 @@ impl RunDir {
     /// [`Error::Run`] where the file is damaged.
     pub fn read_embeddings(&self, index: usize) -> Result<Embeddings> {
         let path = self.part(Table::Embeddings, index);
-        Embeddings::from_batch(&atomic::read_parquet(&path)?).map_err(|reason| Error::run(path, reason))
+        Embeddings::from_batch(&atomic::read_parquet(&path)?)
+            .map_err(|reason| Error::run(path, reason))
     }
 
     /// Reads a score of a part's good samples, in their order.
@@ -179,7 +219,8 @@ impl RunDir {
     /// [`Error::Run`] where the file is damaged.
     pub fn read_scores(&self, name: &str, index: usize) -> Result<Vec<f32>> {
         let path = self.part(Table::Scores(name), index);
-        tables::scores_from_batch(&atomic::read_parquet(&path)?).map_err(|reason| Error::run(path, reason))
+        tables::scores_from_batch(&atomic::read_parquet(&path)?)
+            .map_err(|reason| Error::run(path, reason))
     }
 
     /// Reads `run.json`; none where the run has not begun.
@@ -188,7 +229,11 @@ impl RunDir {
     /// [`Error::Run`] where it is damaged.
     pub fn read_run_file(&self) -> Result<Option<RunFile>> {
         let path = self.path(RUN_FILE);
-        if path.is_file() { atomic::read_json(&path).map(Some) } else { Ok(None) }
+        if path.is_file() {
+            atomic::read_json(&path).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Writes `run.json`.

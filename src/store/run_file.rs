@@ -64,16 +64,38 @@ impl EmbedRequest {
     pub fn difference(&self, other: &EmbedRequest) -> Option<String> {
         let fields = [
             ("inputs", self.inputs.join(" "), other.inputs.join(" ")),
-            ("partition", format!("{:?}", self.partition), format!("{:?}", other.partition)),
-            ("id column", format!("{:?}", self.id_column), format!("{:?}", other.id_column)),
+            (
+                "partition",
+                format!("{:?}", self.partition),
+                format!("{:?}", other.partition),
+            ),
+            (
+                "id column",
+                format!("{:?}", self.id_column),
+                format!("{:?}", other.id_column),
+            ),
             ("model", self.model.clone(), other.model.clone()),
             ("dtype", self.dtype.clone(), other.dtype.clone()),
-            ("model's weights or preprocessing", self.fingerprint.clone(), other.fingerprint.clone()),
+            (
+                "model's weights or preprocessing",
+                self.fingerprint.clone(),
+                other.fingerprint.clone(),
+            ),
             ("device kind", self.device.clone(), other.device.clone()),
-            ("part size", self.part_size.to_string(), other.part_size.to_string()),
-            ("batch size", self.batch_size.to_string(), other.batch_size.to_string()),
+            (
+                "part size",
+                self.part_size.to_string(),
+                other.part_size.to_string(),
+            ),
+            (
+                "batch size",
+                self.batch_size.to_string(),
+                other.batch_size.to_string(),
+            ),
         ];
-        let (name, ours, theirs) = fields.into_iter().find(|(_, ours, theirs)| ours != theirs)?;
+        let (name, ours, theirs) = fields
+            .into_iter()
+            .find(|(_, ours, theirs)| ours != theirs)?;
         Some(format!("its {name} is {ours}, now it is {theirs}"))
     }
 }

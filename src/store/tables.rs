@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float16Array, Float32Array, Float64Array, RecordBatch, StringArray,
-    UInt32Array, UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float16Array, Float32Array,
+    Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
 };
-use arrow::datatypes::{DataType, Field, Float16Type, Float32Type, Float64Type, Schema, UInt32Type, UInt64Type};
+use arrow::datatypes::{
+    DataType, Field, Float16Type, Float32Type, Float64Type, Schema, UInt32Type, UInt64Type,
+};
 use candle_core::DType;
 use half::f16;
 
@@ -58,7 +60,10 @@ fn optional_strings<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayR
 
 /// A table from its columns; a column is nullable where `true` stands.
 pub(crate) fn batch(columns: Vec<(&str, bool, ArrayRef)>) -> Result<RecordBatch> {
-    let fields: Vec<Field> = columns.iter().map(|(name, null, array)| Field::new(*name, array.data_type().clone(), *null)).collect();
+    let fields: Vec<Field> = columns
+        .iter()
+        .map(|(name, null, array)| Field::new(*name, array.data_type().clone(), *null))
+        .collect();
     let arrays = columns.into_iter().map(|(_, _, array)| array).collect();
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
         .map_err(|e| Error::shape("table", "columns of one length", e.to_string()))
@@ -69,8 +74,12 @@ pub(crate) fn batch(columns: Vec<(&str, bool, ArrayRef)>) -> Result<RecordBatch>
 /// # Errors
 /// None for rows of this type.
 pub fn samples_to_batch(rows: &[SampleRow]) -> Result<RecordBatch> {
-    let u64s = |f: fn(&SampleRow) -> u64| -> ArrayRef { Arc::new(UInt64Array::from_iter_values(rows.iter().map(f))) };
-    let u32s = |f: fn(&SampleRow) -> u32| -> ArrayRef { Arc::new(UInt32Array::from_iter_values(rows.iter().map(f))) };
+    let u64s = |f: fn(&SampleRow) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(rows.iter().map(f)))
+    };
+    let u32s = |f: fn(&SampleRow) -> u32| -> ArrayRef {
+        Arc::new(UInt32Array::from_iter_values(rows.iter().map(f)))
+    };
     let texts = |f: fn(&SampleRow) -> &str| strings(rows.iter().map(f));
     batch(vec![
         ("id", false, texts(|r| &r.id)),
@@ -79,8 +88,16 @@ pub fn samples_to_batch(rows: &[SampleRow]) -> Result<RecordBatch> {
         ("member", false, texts(|r| &r.member)),
         ("offset", false, u64s(|r| r.offset)),
         ("length", false, u64s(|r| r.length)),
-        ("status", false, texts(|r| if r.good() { "good" } else { "bad" })),
-        ("error", true, optional_strings(rows.iter().map(|r| r.error.as_deref()))),
+        (
+            "status",
+            false,
+            texts(|r| if r.good() { "good" } else { "bad" }),
+        ),
+        (
+            "error",
+            true,
+            optional_strings(rows.iter().map(|r| r.error.as_deref())),
+        ),
         ("format", false, texts(|r| &r.format)),
         ("width", false, u32s(|r| r.width)),
         ("height", false, u32s(|r| r.height)),
@@ -95,12 +112,17 @@ pub fn samples_to_batch(rows: &[SampleRow]) -> Result<RecordBatch> {
 /// The column that is missing or of another type.
 pub fn samples_from_batch(table: &RecordBatch) -> Result<Vec<SampleRow>, String> {
     let [ids, sources, keys, members, errors, formats, sums] =
-        ["id", "source", "key", "member", "error", "format", "sha256"].map(|name| text_column(table, name));
+        ["id", "source", "key", "member", "error", "format", "sha256"]
+            .map(|name| text_column(table, name));
     let (ids, sources, keys, members) = (ids?, sources?, keys?, members?);
     let (errors, formats, sums) = (errors?, formats?, sums?);
-    let [offsets, lengths, bytes] = ["offset", "length", "bytes"].map(|name| column::<UInt64Type>(table, name));
+    let [offsets, lengths, bytes] =
+        ["offset", "length", "bytes"].map(|name| column::<UInt64Type>(table, name));
     let (offsets, lengths, bytes) = (offsets?, lengths?, bytes?);
-    let (widths, heights) = (column::<UInt32Type>(table, "width")?, column::<UInt32Type>(table, "height")?);
+    let (widths, heights) = (
+        column::<UInt32Type>(table, "width")?,
+        column::<UInt32Type>(table, "height")?,
+    );
     let rows = (0..table.num_rows()).map(|i| SampleRow {
         id: ids.value(i).into(),
         source: sources.value(i).into(),
@@ -138,13 +160,24 @@ impl Embeddings {
     /// [`Error::Shape`] where the rows are not n x d.
     pub fn to_batch(&self) -> Result<RecordBatch> {
         let values: ArrayRef = match self.dtype {
-            DType::F16 => Arc::new(Float16Array::from_iter_values(self.rows.iter().map(|x| f16::from_f32(*x)))),
+            DType::F16 => Arc::new(Float16Array::from_iter_values(
+                self.rows.iter().map(|x| f16::from_f32(*x)),
+            )),
             _ => Arc::new(Float32Array::from_iter_values(self.rows.iter().copied())),
         };
         let item = Arc::new(Field::new("item", values.data_type().clone(), false));
-        let list = FixedSizeListArray::try_new(item, self.dims as i32, values, None)
-            .map_err(|e| Error::shape("embeddings", format!("rows of {}", self.dims), e.to_string()))?;
-        batch(vec![("id", false, strings(self.ids.iter().map(String::as_str))), ("embedding", false, Arc::new(list))])
+        let list =
+            FixedSizeListArray::try_new(item, self.dims as i32, values, None).map_err(|e| {
+                Error::shape(
+                    "embeddings",
+                    format!("rows of {}", self.dims),
+                    e.to_string(),
+                )
+            })?;
+        batch(vec![
+            ("id", false, strings(self.ids.iter().map(String::as_str))),
+            ("embedding", false, Arc::new(list)),
+        ])
     }
 
     /// Reads the table back.
@@ -152,18 +185,42 @@ impl Embeddings {
     /// # Errors
     /// What is missing or of another type.
     pub fn from_batch(table: &RecordBatch) -> Result<Embeddings, String> {
-        let ids = text_column(table, "id")?.iter().map(|id| id.unwrap_or_default().to_string()).collect();
-        let column = table.column_by_name("embedding").ok_or("has no column embedding")?;
+        let ids = text_column(table, "id")?
+            .iter()
+            .map(|id| id.unwrap_or_default().to_string())
+            .collect();
+        let column = table
+            .column_by_name("embedding")
+            .ok_or("has no column embedding")?;
         let DataType::FixedSizeList(_, dims) = column.data_type() else {
-            return Err(format!("column embedding is {}, not a list of a fixed size", column.data_type()));
+            return Err(format!(
+                "column embedding is {}, not a list of a fixed size",
+                column.data_type()
+            ));
         };
         let values = column.as_fixed_size_list().values();
         let (dtype, rows) = match values.data_type() {
-            DataType::Float32 => (DType::F32, values.as_primitive::<Float32Type>().values().to_vec()),
-            DataType::Float16 => (DType::F16, values.as_primitive::<Float16Type>().values().iter().map(|x| x.to_f32()).collect()),
+            DataType::Float32 => (
+                DType::F32,
+                values.as_primitive::<Float32Type>().values().to_vec(),
+            ),
+            DataType::Float16 => (
+                DType::F16,
+                values
+                    .as_primitive::<Float16Type>()
+                    .values()
+                    .iter()
+                    .map(|x| x.to_f32())
+                    .collect(),
+            ),
             other => return Err(format!("column embedding holds {other}, not f32 or f16")),
         };
-        Ok(Embeddings { ids, dims: *dims as usize, dtype, rows })
+        Ok(Embeddings {
+            ids,
+            dims: *dims as usize,
+            dtype,
+            rows,
+        })
     }
 }
 
@@ -174,7 +231,11 @@ impl Embeddings {
 pub fn scores_to_batch(ids: &[String], scores: &[f32]) -> Result<RecordBatch> {
     batch(vec![
         ("id", false, strings(ids.iter().map(String::as_str))),
-        ("score", false, Arc::new(Float32Array::from(scores.to_vec()))),
+        (
+            "score",
+            false,
+            Arc::new(Float32Array::from(scores.to_vec())),
+        ),
     ])
 }
 
@@ -190,12 +251,25 @@ pub fn scores_from_batch(table: &RecordBatch) -> Result<Vec<f32>, String> {
 ///
 /// # Errors
 /// None for columns of one length.
-pub fn pairs_to_batch(a: &[&str], b: &[&str], cosine: &[f64], identical: &[bool]) -> Result<RecordBatch> {
+pub fn pairs_to_batch(
+    a: &[&str],
+    b: &[&str],
+    cosine: &[f64],
+    identical: &[bool],
+) -> Result<RecordBatch> {
     batch(vec![
         ("a", false, strings(a.iter().copied())),
         ("b", false, strings(b.iter().copied())),
-        ("cosine", false, Arc::new(Float64Array::from(cosine.to_vec()))),
-        ("identical", false, Arc::new(BooleanArray::from(identical.to_vec()))),
+        (
+            "cosine",
+            false,
+            Arc::new(Float64Array::from(cosine.to_vec())),
+        ),
+        (
+            "identical",
+            false,
+            Arc::new(BooleanArray::from(identical.to_vec())),
+        ),
     ])
 }
 
@@ -209,8 +283,12 @@ pub fn for_each_pair(
 ) -> Result<(), String> {
     let (a, b) = (text_column(table, "a")?, text_column(table, "b")?);
     let cosine = column::<Float64Type>(table, "cosine")?;
-    let identical = table.column_by_name("identical").and_then(|c| c.as_boolean_opt()).ok_or("has no column identical")?;
-    (0..table.num_rows()).try_for_each(|i| each(a.value(i), b.value(i), cosine.value(i), identical.value(i)))
+    let identical = table
+        .column_by_name("identical")
+        .and_then(|c| c.as_boolean_opt())
+        .ok_or("has no column identical")?;
+    (0..table.num_rows())
+        .try_for_each(|i| each(a.value(i), b.value(i), cosine.value(i), identical.value(i)))
 }
 
 /// A table of an id, another id and a number, such as `removed.parquet`.
@@ -221,7 +299,11 @@ pub fn matched_to_batch(names: [&str; 3], rows: &[(&str, &str, f64)]) -> Result<
     batch(vec![
         (names[0], false, strings(rows.iter().map(|r| r.0))),
         (names[1], false, strings(rows.iter().map(|r| r.1))),
-        (names[2], false, Arc::new(Float64Array::from_iter_values(rows.iter().map(|r| r.2)))),
+        (
+            names[2],
+            false,
+            Arc::new(Float64Array::from_iter_values(rows.iter().map(|r| r.2))),
+        ),
     ])
 }
 
@@ -229,12 +311,29 @@ pub fn matched_to_batch(names: [&str; 3], rows: &[(&str, &str, f64)]) -> Result<
 ///
 /// # Errors
 /// [`Error::Shape`] where lengths differ.
-pub fn clusters_to_batch(ids: &[&str], centroid: &[u32], cosine: &[f64], l2: &[f64]) -> Result<RecordBatch> {
+pub fn clusters_to_batch(
+    ids: &[&str],
+    centroid: &[u32],
+    cosine: &[f64],
+    l2: &[f64],
+) -> Result<RecordBatch> {
     batch(vec![
         ("id", false, strings(ids.iter().copied())),
-        ("centroid", false, Arc::new(UInt32Array::from(centroid.to_vec()))),
-        ("cosine_dist_to_cent", false, Arc::new(Float64Array::from(cosine.to_vec()))),
-        ("l2_dist_to_cent", false, Arc::new(Float64Array::from(l2.to_vec()))),
+        (
+            "centroid",
+            false,
+            Arc::new(UInt32Array::from(centroid.to_vec())),
+        ),
+        (
+            "cosine_dist_to_cent",
+            false,
+            Arc::new(Float64Array::from(cosine.to_vec())),
+        ),
+        (
+            "l2_dist_to_cent",
+            false,
+            Arc::new(Float64Array::from(l2.to_vec())),
+        ),
     ])
 }
 
@@ -244,7 +343,12 @@ pub fn clusters_to_batch(ids: &[&str], centroid: &[u32], cosine: &[f64], l2: &[f
 /// What is missing or of another type.
 pub fn clusters_from_batch(table: &RecordBatch) -> Result<(Vec<u32>, Vec<f64>), String> {
     let labels = column::<UInt32Type>(table, "centroid")?.values().to_vec();
-    Ok((labels, column::<Float64Type>(table, "cosine_dist_to_cent")?.values().to_vec()))
+    Ok((
+        labels,
+        column::<Float64Type>(table, "cosine_dist_to_cent")?
+            .values()
+            .to_vec(),
+    ))
 }
 
 /// A row of `decisions.parquet` without its scores.
@@ -262,12 +366,29 @@ pub struct DecisionRow {
 ///
 /// # Errors
 /// [`Error::Shape`] where lengths differ.
-pub fn decisions_to_batch(rows: &[DecisionRow], scores: &[(String, Vec<Option<f32>>)]) -> Result<RecordBatch> {
+pub fn decisions_to_batch(
+    rows: &[DecisionRow],
+    scores: &[(String, Vec<Option<f32>>)],
+) -> Result<RecordBatch> {
     let mut columns: Vec<(&str, bool, ArrayRef)> = vec![
         ("id", false, strings(rows.iter().map(|r| r.id.as_str()))),
-        ("keep", false, Arc::new(BooleanArray::from_iter(rows.iter().map(|r| Some(r.reason == "kept"))))),
-        ("reason", false, strings(rows.iter().map(|r| r.reason.as_str()))),
-        ("duplicate_of", true, optional_strings(rows.iter().map(|r| r.duplicate_of.as_deref()))),
+        (
+            "keep",
+            false,
+            Arc::new(BooleanArray::from_iter(
+                rows.iter().map(|r| Some(r.reason == "kept")),
+            )),
+        ),
+        (
+            "reason",
+            false,
+            strings(rows.iter().map(|r| r.reason.as_str())),
+        ),
+        (
+            "duplicate_of",
+            true,
+            optional_strings(rows.iter().map(|r| r.duplicate_of.as_deref())),
+        ),
     ];
     for (name, values) in scores {
         columns.push((name, true, Arc::new(Float32Array::from(values.clone()))));
@@ -280,7 +401,11 @@ pub fn decisions_to_batch(rows: &[DecisionRow], scores: &[(String, Vec<Option<f3
 /// # Errors
 /// What is missing or of another type.
 pub fn decisions_from_batch(table: &RecordBatch) -> Result<Vec<DecisionRow>, String> {
-    let (ids, reasons, others) = (text_column(table, "id")?, text_column(table, "reason")?, text_column(table, "duplicate_of")?);
+    let (ids, reasons, others) = (
+        text_column(table, "id")?,
+        text_column(table, "reason")?,
+        text_column(table, "duplicate_of")?,
+    );
     let row = |i: usize| DecisionRow {
         id: ids.value(i).into(),
         reason: reasons.value(i).into(),
@@ -290,15 +415,26 @@ pub fn decisions_from_batch(table: &RecordBatch) -> Result<Vec<DecisionRow>, Str
 }
 
 fn text_column<'a>(table: &'a RecordBatch, name: &str) -> Result<&'a StringArray, String> {
-    table.column_by_name(name).and_then(|c| c.as_string_opt::<i32>()).ok_or_else(|| format!("has no text column {name}"))
+    table
+        .column_by_name(name)
+        .and_then(|c| c.as_string_opt::<i32>())
+        .ok_or_else(|| format!("has no text column {name}"))
 }
 
 fn column<'a, T: arrow::array::ArrowPrimitiveType>(
     table: &'a RecordBatch,
     name: &str,
 ) -> Result<&'a arrow::array::PrimitiveArray<T>, String> {
-    let found = table.column_by_name(name).ok_or_else(|| format!("has no column {name}"))?;
-    found.as_primitive_opt::<T>().ok_or_else(|| format!("column {name} is {}, not {}", found.data_type(), T::DATA_TYPE))
+    let found = table
+        .column_by_name(name)
+        .ok_or_else(|| format!("has no column {name}"))?;
+    found.as_primitive_opt::<T>().ok_or_else(|| {
+        format!(
+            "column {name} is {}, not {}",
+            found.data_type(),
+            T::DATA_TYPE
+        )
+    })
 }
 
 #[cfg(test)]
@@ -307,10 +443,24 @@ mod tests {
 
     #[test]
     fn samples_come_back_as_they_were_written() {
-        let good = SampleRow { id: "a".into(), width: 3, height: 5, bytes: 7, sha256: "00".into(), ..SampleRow::default() };
-        let bad = SampleRow { id: "b".into(), error: Some("the file is empty".into()), ..SampleRow::default() };
+        let good = SampleRow {
+            id: "a".into(),
+            width: 3,
+            height: 5,
+            bytes: 7,
+            sha256: "00".into(),
+            ..SampleRow::default()
+        };
+        let bad = SampleRow {
+            id: "b".into(),
+            error: Some("the file is empty".into()),
+            ..SampleRow::default()
+        };
         let rows = vec![good, bad];
-        assert_eq!(samples_from_batch(&samples_to_batch(&rows).unwrap()).unwrap(), rows);
+        assert_eq!(
+            samples_from_batch(&samples_to_batch(&rows).unwrap()).unwrap(),
+            rows
+        );
     }
 
     #[test]
@@ -318,8 +468,16 @@ mod tests {
         for dtype in [DType::F32, DType::F16] {
             for ids in [vec![], vec!["a".to_string(), "b".to_string()]] {
                 let rows = (0..ids.len() * 3).map(|i| i as f32 / 4.0).collect();
-                let embeddings = Embeddings { ids, dims: 3, dtype, rows };
-                assert_eq!(Embeddings::from_batch(&embeddings.to_batch().unwrap()).unwrap(), embeddings);
+                let embeddings = Embeddings {
+                    ids,
+                    dims: 3,
+                    dtype,
+                    rows,
+                };
+                assert_eq!(
+                    Embeddings::from_batch(&embeddings.to_batch().unwrap()).unwrap(),
+                    embeddings
+                );
             }
         }
     }
