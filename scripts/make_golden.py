@@ -27,11 +27,13 @@ from safetensors.numpy import save_file
 MASK = (1 << 64) - 1
 
 
-def check_versions():
-    """Stops when an installed package is not the one that requirements.txt pins."""
+def check_versions(*names):
+    """Stops when an installed package (one of `names`, if any) is not the one that requirements.txt pins."""
     for line in (Path(__file__).parent / "requirements.txt").read_text().splitlines():
         if "==" in line and not line.startswith("#"):
             name, want = line.strip().split("==")
+            if names and name not in names:
+                continue
             have = importlib.metadata.version(name).split("+")[0]
             assert have == want, f"{name} {want} is pinned, {have} is installed: pip install -r scripts/requirements.txt"
 
