@@ -39,8 +39,8 @@ impl Pending {
     /// # Errors
     /// [`Error::Io`] where the folder of `path` is missing or not writable.
     pub fn create(path: impl AsRef<Path>) -> Result<Pending> {
-        let path = path.as_ref().to_path_buf();
-        Pending::create_in(folder_of(&path).to_path_buf(), path)
+        let path = path.as_ref();
+        Pending::create_in(folder_of(path), path)
     }
 
     /// Like [`Pending::create`], with the temporary file in `folder`, which must lie on the same file system as `path`.

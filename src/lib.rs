@@ -5,6 +5,7 @@ pub mod atomic;
 pub mod error;
 pub mod ops;
 pub mod sample;
+pub mod write;
 
 pub use error::{Error, Result};
 pub use sample::{Blob, Decision, Reason, Rgb8, Sample, Sidecar};
