@@ -297,6 +297,12 @@ mod tests {
     }
 
     #[test]
+    fn a_writer_may_live_on_a_thread_of_its_own() {
+        fn on_a_thread<T: Send>() {}
+        on_a_thread::<Writer>();
+    }
+
+    #[test]
     fn a_sha256_survives_its_digits() {
         let sha256: [u8; 32] = std::array::from_fn(|at| (at * 9) as u8);
         assert_eq!(parse_sha256(&hex(&sha256)), Some(sha256));
