@@ -13,8 +13,10 @@ const KEY_LIMIT: usize = 1000;
 /// Bytes of a suffix.
 const SUFFIX_LIMIT: usize = 100;
 
-/// The suffixes by which every reader of shards knows an image.
-const IMAGE_SUFFIXES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
+/// The suffixes by which the readers of shards know an image.
+const IMAGE_SUFFIXES: [&str; 10] = [
+    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff",
+];
 
 /// A relative path without `..`, `.`, empty, hidden or over-long components, control characters and backslashes.
 ///
@@ -62,24 +64,17 @@ pub(super) fn tar_key(sample: &Sample) -> String {
     }
 }
 
-/// What follows the key in the image's name: the original suffix, lower-cased, where a reader takes it for an image's, else
-/// the usual one of the format.
+/// What follows the key in the image's name: the original suffix, lower-cased, where readers take it for an image's, else
+/// the usual one of the format. Never two parts: readers know `png`, but not `rgb.png`.
 pub(super) fn image_suffix(sample: &Sample, format: &str) -> String {
-    let member = sample.member.to_lowercase();
-    let behind_key = member
-        .strip_prefix(&sample.key.to_lowercase())
-        .and_then(|rest| rest.strip_prefix('.'))
-        .filter(|suffix| !suffix.contains('/'));
     let name = match &sample.image {
-        Blob::File(path) => path.to_string_lossy().to_lowercase(),
-        _ => member.clone(),
+        Blob::File(path) => path.to_string_lossy(),
+        _ => sample.member.as_str().into(),
     };
-    let extension = name.rsplit_once('.').map(|(_, extension)| extension);
-    for suffix in [behind_key, extension].into_iter().flatten() {
-        let last = suffix.rsplit('.').next().unwrap_or_default();
-        if is_image_suffix(last) {
-            return safe_suffix(suffix);
-        }
+    if let Some((_, extension)) = name.rsplit_once('.')
+        && is_image_suffix(&extension.to_lowercase())
+    {
+        return extension.to_lowercase();
     }
     match format.to_lowercase().as_str() {
         "jpeg" => "jpg".to_string(),
@@ -284,7 +279,8 @@ mod tests {
     fn the_image_keeps_its_suffix_where_readers_know_it() {
         for (key, member, image, suffix) in [
             ("0001", "0001.JPG", span(), "jpg"),
-            ("0001", "0001.rgb.png", span(), "rgb.png"),
+            ("0001", "0001.rgb.png", span(), "png"),
+            ("0001", "x.jpg/0001", span(), "webp"),
             ("my.photo", "my.photo.jpeg", file("my.photo.jpeg"), "jpeg"),
             ("scan", "scan.dat", file("scan.dat"), "webp"),
             ("scan", "scan", file("scan"), "webp"),
