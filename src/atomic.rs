@@ -39,8 +39,8 @@ impl Pending {
     /// # Errors
     /// [`Error::Io`] where the folder of `path` is missing or not writable.
     pub fn create(path: impl AsRef<Path>) -> Result<Pending> {
-        let path = path.as_ref().to_path_buf();
-        Pending::create_in(folder_of(&path).to_path_buf(), path)
+        let path = path.as_ref();
+        Pending::create_in(folder_of(path), path)
     }
 
     /// Like [`Pending::create`], with the temporary file in `folder`, which must lie on the same file system as `path`.
@@ -201,10 +201,12 @@ pub fn read_parquet(path: impl AsRef<Path>) -> Result<RecordBatch> {
         .map_err(|e| damaged(&e))?
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| damaged(&e))?;
-    match <[RecordBatch; 1]>::try_from(batches) {
-        Ok([batch]) => Ok(batch),
-        Err(batches) => concat_batches(&schema, &batches).map_err(|e| damaged(&e)),
-    }
+    let whole = match <[RecordBatch; 1]>::try_from(batches) {
+        // The reader leaves the schema's metadata out of the batches.
+        Ok([batch]) => batch.with_schema(schema),
+        Err(batches) => concat_batches(&schema, &batches),
+    };
+    whole.map_err(|e| damaged(&e))
 }
 
 /// Removes what a killed run left unfinished in `folder` (not in folders below it). A missing folder has none.
@@ -349,8 +351,9 @@ mod tests {
         ]);
         let ids: Vec<_> = (0..rows).map(|row| format!("photo-{row}")).collect();
         let scores: Vec<_> = (0..rows).map(|row| row as f32 / 7.0).collect();
+        let metadata = [("rows".to_string(), rows.to_string())];
         RecordBatch::try_new(
-            Arc::new(schema),
+            Arc::new(schema.with_metadata(metadata)),
             vec![
                 Arc::new(StringArray::from(ids)),
                 Arc::new(Float32Array::from(scores)),

@@ -14,6 +14,7 @@ pub mod ops;
 pub mod resize;
 pub mod sample;
 pub mod store;
+pub mod write;
 
 pub use clip::{Clip, Embedded, Embedder};
 pub use device::Device;
