@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod ops;
+pub mod read;
 pub mod sample;
 
 pub use error::{Error, Result};
