@@ -25,7 +25,9 @@
 mod braces;
 mod folder;
 mod list;
+mod members;
 mod names;
+mod tar;
 mod unique;
 
 use std::collections::HashMap;
@@ -41,6 +43,7 @@ use rayon::prelude::*;
 use self::folder::Folder;
 use self::list::List;
 use self::names::{Content, printable};
+use self::tar::Tar;
 use self::unique::Unique;
 use crate::sample::{Blob, Sample};
 use crate::{Error, Result};
@@ -408,6 +411,7 @@ enum What {
     Image,
     List,
     Stdin,
+    Tar,
     Unusable(String),
 }
 
@@ -468,6 +472,11 @@ fn tell(path: &Path) -> What {
     };
     match names::sniff(&head) {
         Content::Image => return What::Image,
+        _ if members::is_header(&head) => return What::Tar,
+        // An archive of nothing but its end.
+        _ if suffix == "tar" && !head.is_empty() && head.iter().all(|&b| b == 0) => {
+            return What::Tar;
+        }
         _ if suffix == "txt" => return What::List,
         _ if names::is_image_suffix(&suffix) => return What::Image,
         Content::Packed(what) => return What::Unusable(format!("is {what}")),
@@ -477,6 +486,8 @@ fn tell(path: &Path) -> What {
         "the file is empty".to_string()
     } else if names::is_other_image_suffix(&suffix) {
         names::not_readable(&suffix)
+    } else if suffix == "tar" {
+        "is not a tar archive: it does not begin with a header".to_string()
     } else {
         "is no image, tar or parquet, nor a .txt list of paths".to_string()
     })
@@ -519,6 +530,12 @@ fn open_one(
             let (count, detail) = (folder.count(), folder.detail());
             (Source::Folder(folder), count, Some(count as u64), detail)
         }),
+        What::Tar => {
+            let bytes = fs::metadata(path).map_or(0, |m| m.len());
+            let reader = Box::new(Tar::new(path, naming.clone()));
+            let source = Source::Whole(reader, false);
+            Ok((source, 1, None, format!("tar, {bytes} bytes")))
+        }
         What::Image => {
             let bytes = fs::metadata(path).map_or(0, |m| m.len());
             let detail = format!("image, {bytes} bytes");

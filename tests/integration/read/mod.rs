@@ -60,6 +60,8 @@ fn sidecars(sample: &Sample) -> Vec<(String, Vec<u8>)> {
     sample.sidecars.iter().map(read).collect()
 }
 
+mod tars;
+
 mod folders {
     use super::*;
 
