@@ -23,10 +23,12 @@
 //! need none. Names that are not UTF-8, and control characters, stand as `\xNN`.
 
 mod braces;
+mod columns;
 mod folder;
 mod list;
 mod members;
 mod names;
+mod parquet;
 mod tar;
 mod unique;
 
@@ -43,6 +45,7 @@ use rayon::prelude::*;
 use self::folder::Folder;
 use self::list::List;
 use self::names::{Content, printable};
+use self::parquet::Parquet;
 use self::tar::Tar;
 use self::unique::Unique;
 use crate::sample::{Blob, Sample};
@@ -412,6 +415,7 @@ enum What {
     List,
     Stdin,
     Tar,
+    Parquet,
     Unusable(String),
 }
 
@@ -479,6 +483,7 @@ fn tell(path: &Path) -> What {
         }
         _ if suffix == "txt" => return What::List,
         _ if names::is_image_suffix(&suffix) => return What::Image,
+        Content::Parquet => return What::Parquet,
         Content::Packed(what) => return What::Unusable(format!("is {what}")),
         _ => {}
     }
@@ -486,6 +491,8 @@ fn tell(path: &Path) -> What {
         "the file is empty".to_string()
     } else if names::is_other_image_suffix(&suffix) {
         names::not_readable(&suffix)
+    } else if suffix == "parquet" {
+        "is not a parquet file: it does not begin with PAR1".to_string()
     } else if suffix == "tar" {
         "is not a tar archive: it does not begin with a header".to_string()
     } else {
@@ -514,7 +521,7 @@ fn open_one(
     look: Look,
     several: bool,
     stdin: Option<&[String]>,
-    _options: &Options,
+    options: &Options,
 ) -> Input {
     let path = Path::new(spec);
     let naming = Naming {
@@ -536,6 +543,17 @@ fn open_one(
             let source = Source::Whole(reader, false);
             Ok((source, 1, None, format!("tar, {bytes} bytes")))
         }
+        What::Parquet => Parquet::open(path, naming.clone(), options).map(|parquet| {
+            let bytes = fs::metadata(path).map_or(0, |m| m.len());
+            let rows = parquet.rows();
+            let detail = format!("parquet, {rows} rows, {bytes} bytes");
+            (
+                Source::Whole(Box::new(parquet), false),
+                1,
+                Some(rows),
+                detail,
+            )
+        }),
         What::Image => {
             let bytes = fs::metadata(path).map_or(0, |m| m.len());
             let detail = format!("image, {bytes} bytes");

@@ -60,6 +60,7 @@ fn sidecars(sample: &Sample) -> Vec<(String, Vec<u8>)> {
     sample.sidecars.iter().map(read).collect()
 }
 
+mod parquets;
 mod tars;
 
 mod folders {
