@@ -99,6 +99,10 @@ impl Iterator for Samples<'_> {
 
     fn next(&mut self) -> Option<Sample> {
         let found = self.walk.next()?;
+        if found.path.as_os_str().is_empty() {
+            // The folder itself, gone since it was counted.
+            return Some(self.naming.bad(found.problem.unwrap_or_default()));
+        }
         let name = printable(&slashed(&found.path));
         let mut sample = file_sample(self.naming, &name, &self.root.join(&found.path));
         sample.problem = found.problem.or(sample.problem);
@@ -294,7 +298,7 @@ impl Walk {
             return Some(Some(names::not_readable(&suffix)));
         }
         if names::is_unknown_suffix(&suffix)
-            && head::<16>(&self.root.join(path))
+            && head::<32>(&self.root.join(path))
                 .is_ok_and(|head| names::sniff(&head) == Content::Image)
         {
             return Some(None);

@@ -26,26 +26,28 @@ mod braces;
 mod columns;
 mod folder;
 mod list;
+mod look;
 mod members;
 mod names;
 mod parquet;
+mod partition;
 mod tar;
 mod unique;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use self::folder::Folder;
 use self::list::List;
-use self::names::{Content, printable};
+use self::look::{Look, What, head, look, unreadable};
+use self::names::printable;
 use self::parquet::Parquet;
+pub use self::partition::Partition;
 use self::tar::Tar;
 use self::unique::Unique;
 use crate::sample::{Blob, Sample};
@@ -82,57 +84,6 @@ pub enum Kind {
     Files,
     /// A tar, a parquet or a caller's own [`Reader`] is among them, so that bytes have to be copied.
     Packed,
-}
-
-/// The `index`-th of `of` disjoint, contiguous slices of the inputs, which together are everything in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Partition {
-    /// From 1 to `of`.
-    pub index: usize,
-    /// The number of slices.
-    pub of: usize,
-}
-
-impl Partition {
-    /// The slice of `0..units` that is this partition's.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] where `index` is not in `1..=of`.
-    fn slice(self, units: usize) -> Result<Range<usize>> {
-        let Partition { index, of } = self;
-        if index == 0 || index > of {
-            return Err(Error::usage(format!(
-                "partition {index}/{of}: I/N counts from 1/N to N/N"
-            )));
-        }
-        let cut = |i: usize| (units as u128 * i as u128 / of as u128) as usize;
-        Ok(cut(index - 1)..cut(index))
-    }
-}
-
-impl FromStr for Partition {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Partition> {
-        let number = |text: &str| {
-            let digits = text.bytes().all(|b| b.is_ascii_digit());
-            text.parse().ok().filter(|_| digits)
-        };
-        let parts = text.split_once('/');
-        let Some((Some(index), Some(of))) = parts.map(|(i, n)| (number(i), number(n))) else {
-            return Err(Error::usage(format!(
-                "partition `{text}`: expected I/N such as 1/8"
-            )));
-        };
-        let partition = Partition { index, of };
-        partition.slice(0).map(|_| partition)
-    }
-}
-
-impl std::fmt::Display for Partition {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.index, self.of)
-    }
 }
 
 /// What one input's samples are called.
@@ -402,120 +353,6 @@ impl Inputs {
     }
 }
 
-/// What a first look at an input shows.
-struct Look {
-    what: What,
-    /// The basename that its ids begin with.
-    base: String,
-}
-
-enum What {
-    Folder,
-    Image,
-    List,
-    Stdin,
-    Tar,
-    Parquet,
-    Unusable(String),
-}
-
-fn look(spec: &str) -> Look {
-    if spec == "-" {
-        return Look {
-            what: What::Stdin,
-            base: "stdin".to_string(),
-        };
-    }
-    let path = Path::new(spec);
-    let what = tell(path);
-    let name = match path.file_name() {
-        Some(name) => PathBuf::from(name),
-        // `.`, `..` and `/`
-        None => fs::canonicalize(path)
-            .ok()
-            .and_then(|path| path.file_name().map(PathBuf::from))
-            .unwrap_or_else(|| PathBuf::from("root")),
-    };
-    let stem = match what {
-        What::Folder | What::Image => None,
-        _ => ["tar", "parquet", "txt"]
-            .contains(&&*names::suffix(&name))
-            .then(|| name.file_stem())
-            .flatten(),
-    };
-    let base = printable(stem.unwrap_or(name.as_os_str()).as_encoded_bytes());
-    Look { what, base }
-}
-
-/// The kind of an input: by content, then by suffix.
-fn tell(path: &Path) -> What {
-    let written = path.to_string_lossy();
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(e) => {
-            return What::Unusable(if written.contains("://") {
-                "is a URL: only local files are read".to_string()
-            } else if e.kind() == std::io::ErrorKind::NotFound && written.contains(['*', '?']) {
-                "no such file: wildcards are expanded by the shell, so leave them unquoted"
-                    .to_string()
-            } else {
-                unreadable(&e)
-            });
-        }
-    };
-    if metadata.is_dir() {
-        return What::Folder;
-    }
-    if !metadata.is_file() {
-        return What::Unusable("is not a regular file: pipe a list of paths into `-`".to_string());
-    }
-    let suffix = names::suffix(path);
-    let head = match head::<512>(path) {
-        Ok(head) => head,
-        Err(e) => return What::Unusable(unreadable(&e)),
-    };
-    match names::sniff(&head) {
-        Content::Image => return What::Image,
-        _ if members::is_header(&head) => return What::Tar,
-        // An archive of nothing but its end.
-        _ if suffix == "tar" && !head.is_empty() && head.iter().all(|&b| b == 0) => {
-            return What::Tar;
-        }
-        _ if suffix == "txt" => return What::List,
-        _ if names::is_image_suffix(&suffix) => return What::Image,
-        Content::Parquet => return What::Parquet,
-        Content::Packed(what) => return What::Unusable(format!("is {what}")),
-        _ => {}
-    }
-    What::Unusable(if head.is_empty() {
-        "the file is empty".to_string()
-    } else if names::is_other_image_suffix(&suffix) {
-        names::not_readable(&suffix)
-    } else if suffix == "parquet" {
-        "is not a parquet file: it does not begin with PAR1".to_string()
-    } else if suffix == "tar" {
-        "is not a tar archive: it does not begin with a header".to_string()
-    } else {
-        "is no image, tar or parquet, nor a .txt list of paths".to_string()
-    })
-}
-
-/// The first bytes of a file, at most `N`.
-fn head<const N: usize>(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(N);
-    File::open(path)?.take(N as u64).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// Why a path cannot be examined, in words that are the same on every system where they can be.
-fn unreadable(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => "no such file or folder".to_string(),
-        std::io::ErrorKind::PermissionDenied => "permission denied".to_string(),
-        _ => format!("cannot be read: {error}"),
-    }
-}
-
 fn open_one(
     spec: &str,
     look: Look,
@@ -597,41 +434,4 @@ fn refuse_equal<'a>(inputs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_are_contiguous_and_cover_everything() {
-        for units in [0, 1, 2, 7, 100] {
-            for of in [1, 2, 3, 8, 101] {
-                let mut next = 0;
-                for index in 1..=of {
-                    let slice = Partition { index, of }.slice(units).unwrap();
-                    assert_eq!(slice.start, next);
-                    next = slice.end;
-                }
-                assert_eq!(next, units);
-            }
-        }
-    }
-
-    #[test]
-    fn a_partition_is_written_as_i_of_n_from_one() {
-        assert_eq!(
-            "2/8".parse::<Partition>().unwrap(),
-            Partition { index: 2, of: 8 }
-        );
-        assert_eq!(Partition { index: 2, of: 8 }.to_string(), "2/8");
-        for bad in [
-            "", "1", "0/4", "5/4", "0/0", "1/0", "-1/4", "1/4/2", "+1/4", "a/b", "1/ 4",
-        ] {
-            assert!(
-                matches!(bad.parse::<Partition>(), Err(Error::Usage(_))),
-                "{bad}"
-            );
-        }
-    }
 }

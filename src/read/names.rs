@@ -110,12 +110,17 @@ pub(super) enum Content {
     Unknown,
 }
 
-/// Tells a file by its first bytes; 16 or more are enough.
+/// Tells a file by its first bytes; 18 or more are enough.
 pub(super) fn sniff(head: &[u8]) -> Content {
     let starts = |magic: &[u8]| head.starts_with(magic);
     let at = |from: usize, magic: &[u8]| head.get(from..).is_some_and(|b| b.starts_with(magic));
     // The two reserved words of a BMP are zero, and its second header has one of a few lengths.
-    let bmp = starts(b"BM") && at(6, &[0; 4]);
+    let bmp = starts(b"BM")
+        && at(6, &[0; 4])
+        && matches!(
+            head.get(14..18),
+            Some([12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0])
+        );
     if starts(&[0xFF, 0xD8, 0xFF])
         || starts(b"\x89PNG\r\n\x1a\n")
         || starts(b"GIF87a")
@@ -251,7 +256,10 @@ mod tests {
         assert_eq!(sniff(b"\xFF\xD8\xFF\xE0"), Content::Image);
         assert_eq!(sniff(b"RIFF\0\0\0\0WEBPVP8 "), Content::Image);
         assert_eq!(sniff(b"RIFF\0\0\0\0WAVEfmt "), Content::Unknown);
-        assert_eq!(sniff(b"BM\x46\0\0\0\0\0\0\0"), Content::Image);
+        assert_eq!(
+            sniff(b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0"),
+            Content::Image
+        );
         assert_eq!(sniff(b"BMW is a car maker"), Content::Unknown);
         assert_eq!(sniff(b"PAR1"), Content::Parquet);
         assert!(matches!(sniff(&[0x1F, 0x8B, 8]), Content::Packed(_)));

@@ -406,3 +406,104 @@ mod several {
         assert_eq!(before[1], after[1]);
     }
 }
+
+mod readers {
+    use std::sync::Arc;
+
+    use clipsift::Blob;
+    use clipsift::read::Reader;
+
+    use super::*;
+
+    struct Fixed(&'static str, &'static [&'static str]);
+
+    impl Reader for Fixed {
+        fn name(&self) -> &str {
+            self.0
+        }
+
+        fn samples(&self) -> Box<dyn Iterator<Item = Sample> + Send + '_> {
+            Box::new(self.1.iter().map(|id| Sample {
+                id: id.to_string(),
+                key: id.to_string(),
+                source: Arc::from(self.0),
+                member: String::new(),
+                offset: 0,
+                length: PNG.len() as u64,
+                image: Blob::Bytes(PNG.into()),
+                sidecars: Vec::new(),
+                problem: None,
+            }))
+        }
+    }
+
+    fn inputs(readers: Vec<Fixed>) -> clipsift::Result<Inputs> {
+        let boxed = |reader| Box::new(reader) as Box<dyn Reader>;
+        Inputs::from_readers(readers.into_iter().map(boxed).collect())
+    }
+
+    #[test]
+    fn a_caller_can_bring_a_reader() {
+        let one = inputs(vec![Fixed("db", &["a", "b", "a"])]).unwrap();
+        assert_eq!(marked(&one), ["a", "b", "!a#2"]);
+        assert_eq!(
+            (one.kind(), one.expected(), one.describe()),
+            (Kind::Packed, None, vec!["db (reader)".to_string()])
+        );
+        let two = || {
+            inputs(vec![
+                Fixed("s3://x/one/", &["a"]),
+                Fixed("two", &["a", "a"]),
+            ])
+            .unwrap()
+        };
+        assert_eq!(marked(&two()), ["one/a", "two/a", "!two/a#2"]);
+        let second = two().partition(Partition { index: 2, of: 2 }).unwrap();
+        assert_eq!(marked(&second), ["two/a", "!two/a#2"]);
+        for readers in [vec![], vec![Fixed("a/x", &[]), Fixed("b/x", &[])]] {
+            assert!(matches!(inputs(readers).err(), Some(Error::Usage(_))));
+        }
+    }
+}
+
+#[test]
+fn inputs_of_every_kind_are_read_in_the_order_given() {
+    let shards = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/shards");
+    let names = [
+        "00001.tar",
+        "images",
+        "hugging-face.parquet",
+        "list.txt",
+        "images/one.jpg",
+    ];
+    let specs = names.map(|name| shards.join(name).to_str().unwrap().to_string());
+    let inputs = Inputs::open(&specs, &Options::default()).unwrap();
+    let ids = ids(&inputs);
+    assert_eq!(ids.len(), 7 + 4 + 6 + 4 + 1);
+    assert_eq!(ids[7], "images/one.jpg");
+    assert_eq!(ids[17], "list/images/one.jpg");
+    assert_eq!(ids[21], "one.jpg");
+    assert_eq!(inputs.kind(), Kind::Packed);
+    assert!(
+        inputs
+            .samples()
+            .all(|s| s.problem.is_none() && !s.read(1 << 20).unwrap().is_empty())
+    );
+}
+
+#[test]
+fn every_fixture_of_every_format_is_told_by_its_content() {
+    let formats = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/formats");
+    let dir = folder(&[]);
+    let mut count = 0;
+    for entry in fs::read_dir(formats).unwrap() {
+        let path = entry.unwrap().path();
+        let suffix = path.extension().unwrap().to_str().unwrap();
+        if ["jpg", "png", "webp", "gif", "bmp", "tif"].contains(&suffix) {
+            fs::copy(&path, dir.path().join(path.file_stem().unwrap())).unwrap();
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count} fixtures");
+    assert_eq!(open(&dir, &[""]).samples().count(), count);
+}

@@ -199,6 +199,8 @@ fn broken_tars_give_what_is_whole_in_them() {
 fn a_tar_without_its_suffix_is_told_by_its_content() {
     let dir = folder(&[]);
     write(dir.path(), "shard", &tar(&[("a.jpg", PNG)]));
+    write(dir.path(), "names.tar", &tar(&[("BM.jpg", PNG)]));
+    assert_eq!(ids(&open(&dir, &["names.tar"])), ["names/BM"]);
     write(dir.path(), "zeros.tar", &[0; 1024]);
     assert_eq!(ids(&open(&dir, &["shard"])), ["shard/a"]);
     assert!(ids(&open(&dir, &["zeros.tar"])).is_empty());
