@@ -12,6 +12,7 @@ pub mod manifest;
 mod mmap;
 pub mod ops;
 pub mod resize;
+pub mod read;
 pub mod sample;
 pub mod store;
 pub mod write;

@@ -1,3 +1,4 @@
 //! Integration tests.
 
 mod write;
+mod read;
