@@ -310,7 +310,10 @@ fn describe_start(bytes: &[u8]) -> String {
         (b"\0\0\0\x0cJXL ", "it is JPEG XL, which is not supported"),
         (&[0xff, 0x0a], "it is JPEG XL, which is not supported"),
         (b"\0\0\0\x0cjP  ", "it is JPEG 2000, which is not supported"),
-        (b"8BPS", "it is a Photoshop document, which is not supported"),
+        (
+            b"8BPS",
+            "it is a Photoshop document, which is not supported",
+        ),
         (b"RIFF", "it is a RIFF file, but not WebP"),
     ];
     if let Some((_, name)) = known.iter().find(|(start, _)| bytes.starts_with(start)) {

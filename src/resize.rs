@@ -90,9 +90,7 @@ pub fn resize_and_crop(image: &Rgb8, shortest_edge: u32, crop: u32) -> Vec<u8> {
     }
 
     let mut cropped = vec![0; crop * crop * CHANNELS];
-    let shown = cropped
-        .chunks_exact_mut(crop * CHANNELS)
-        .skip(rows.padding);
+    let shown = cropped.chunks_exact_mut(crop * CHANNELS).skip(rows.padding);
     let stride = horizontal.len() * CHANNELS;
     for (out, row) in shown.zip(resized.chunks_exact(stride)) {
         out[columns.padding * CHANNELS..][..stride].copy_from_slice(row);

@@ -33,11 +33,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError>
     // Coefficients of all components where they are collected over several scans, 16 bits each.
     let collected = if markers.progressive { 2 } else { 0 };
     let components = u64::from(markers.components);
-    limits.check(
-        markers.width,
-        markers.height,
-        components * (1 + collected),
-    )?;
+    limits.check(markers.width, markers.height, components * (1 + collected))?;
 
     let colour = match markers.components {
         1 | 3 => None,

@@ -177,7 +177,11 @@ mod tests {
         ];
         for (orientation, order) in expected {
             let upright = apply(numbered(), orientation);
-            let size = if (5..9).contains(&orientation) { (2, 3) } else { (3, 2) };
+            let size = if (5..9).contains(&orientation) {
+                (2, 3)
+            } else {
+                (3, 2)
+            };
             assert_eq!((upright.width, upright.height), size, "{orientation}");
             let got: Vec<u8> = upright.pixels.chunks(3).map(|p| p[0]).collect();
             assert_eq!(got, order, "orientation {orientation}");

@@ -35,13 +35,14 @@ fn decode_complete(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError> {
         let width = u32::from_be_bytes(*width);
         Some((width, u32::from_be_bytes(*height.first_chunk()?)))
     });
-    let (width, height) = size.ok_or(DecodeError::Truncated { format: Format::Png })?;
+    let (width, height) = size.ok_or(DecodeError::Truncated {
+        format: Format::Png,
+    })?;
     limits.check(width, height, 8)?;
 
     let mut decoder_limits = image::Limits::no_limits();
     decoder_limits.max_alloc = Some(limits.max_memory);
-    let mut decoder =
-        PngDecoder::with_limits(Cursor::new(bytes), decoder_limits).map_err(error)?;
+    let mut decoder = PngDecoder::with_limits(Cursor::new(bytes), decoder_limits).map_err(error)?;
     let colour = decoder.color_type();
     let exif = decoder.exif_metadata().ok().flatten();
     let xmp = decoder.xmp_metadata().ok().flatten();
@@ -50,16 +51,20 @@ fn decode_complete(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError> {
     decoder.read_image(&mut samples).map_err(error)?;
 
     let wide = || samples.as_chunks::<2>().0.iter();
-    let high_bytes =
-        || -> Vec<u8> { wide().map(|&v| (u16::from_ne_bytes(v) >> 8) as u8).collect() };
+    let high_bytes = || -> Vec<u8> {
+        wide()
+            .map(|&v| (u16::from_ne_bytes(v) >> 8) as u8)
+            .collect()
+    };
     let pixels = match colour {
         ColorType::L8 => grey_to_rgb(&samples),
         ColorType::La8 => grey_to_rgb(&every_other(&samples)),
         ColorType::Rgb8 => samples,
         ColorType::Rgba8 => first_three(&samples, 4),
         ColorType::L16 => {
-            let clipped: Vec<u8> =
-                wide().map(|&v| u16::from_ne_bytes(v).min(255) as u8).collect();
+            let clipped: Vec<u8> = wide()
+                .map(|&v| u16::from_ne_bytes(v).min(255) as u8)
+                .collect();
             grey_to_rgb(&clipped)
         }
         ColorType::La16 => grey_to_rgb(&every_other(&high_bytes())),

@@ -26,7 +26,9 @@ pub(super) fn grey_to_rgb(samples: &[u8]) -> Vec<u8> {
 /// The first three of `channels` 8-bit channels.
 pub(super) fn first_three(samples: &[u8], channels: usize) -> Vec<u8> {
     let pixels = samples.chunks_exact(channels);
-    pixels.flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect()
+    pixels
+        .flat_map(|pixel| [pixel[0], pixel[1], pixel[2]])
+        .collect()
 }
 
 /// `a * b / 255`, rounded.

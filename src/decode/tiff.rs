@@ -120,8 +120,7 @@ fn to_rgb(
     palette: Option<Palette>,
     width: usize,
 ) -> Result<Vec<u8>, DecodeError> {
-    let unsupported =
-        || DecodeError::unsupported(Format::Tiff, format!("{colour:?} samples"));
+    let unsupported = || DecodeError::unsupported(Format::Tiff, format!("{colour:?} samples"));
     let samples = match (samples, colour) {
         (DecodingResult::U8(samples), ColorType::Gray(bits @ (1 | 2 | 4 | 8))) => {
             let values = unpack(&samples, bits, width);
@@ -157,15 +156,12 @@ fn to_rgb(
             return Ok(grey_to_rgb(&grey));
         }
         (DecodingResult::U8(samples), _) => samples,
-        (DecodingResult::U16(samples), _) => {
-            samples.iter().map(|&v| (v >> 8) as u8).collect()
-        }
+        (DecodingResult::U16(samples), _) => samples.iter().map(|&v| (v >> 8) as u8).collect(),
         _ => return Err(unsupported()),
     };
     let channels = usize::from(colour.num_samples());
     Ok(match colour {
-        ColorType::GrayA(_)
-        | ColorType::Multiband { num_samples: 2, .. } => {
+        ColorType::GrayA(_) | ColorType::Multiband { num_samples: 2, .. } => {
             let grey: Vec<u8> = samples.iter().step_by(2).copied().collect();
             match palette {
                 Some(palette) => palette.rgb(&grey),

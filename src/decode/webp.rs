@@ -46,8 +46,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError>
     let (width, height) = container.canvas.unwrap_or((data_width, data_height));
     limits.check(width, height, 8)?;
     limits.check(data_width, data_height, 8)?;
-    let [left, top, frame_width, frame_height] =
-        container.frame.unwrap_or([0, 0, width, height]);
+    let [left, top, frame_width, frame_height] = container.frame.unwrap_or([0, 0, width, height]);
     let fits = |start: u32, length: u32, end: u32| start.checked_add(length) <= Some(end);
     if (frame_width, frame_height) != (data_width, data_height)
         || !fits(left, data_width, width)
@@ -55,7 +54,9 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError>
     {
         return Err(DecodeError::damaged(
             Format::WebP,
-            format!("{data_width} x {data_height} pixels do not fit a canvas of {width} x {height}"),
+            format!(
+                "{data_width} x {data_height} pixels do not fit a canvas of {width} x {height}"
+            ),
         ));
     }
 
