@@ -1,4 +1,4 @@
-//! Windows bitmaps.
+//! Windows bitmaps. Colours of 15 or 16 bits are widened as Pillow does: `v * 255 / 31`, cut off.
 
 use std::io::Cursor;
 
@@ -17,6 +17,14 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError>
     let colour = decoder.color_type();
     let mut samples = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut samples).map_err(error)?;
+    if let Some(bits) = narrow_channels(bytes) {
+        for (i, value) in samples.iter_mut().enumerate() {
+            let largest = (1 << bits[i % 3]) - 1;
+            // The decoder rounded where Pillow cuts; the high bits are still those of the file.
+            let narrow = u16::from(*value >> (8 - bits[i % 3]));
+            *value = (narrow * 255 / largest) as u8;
+        }
+    }
     let pixels = match colour {
         ColorType::Rgb8 => samples,
         ColorType::Rgba8 => first_three(&samples, 4),
@@ -32,6 +40,19 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError>
         height,
         pixels,
     })
+}
+
+/// Bits of red, green and blue, where a pixel has 16 bits.
+fn narrow_channels(bytes: &[u8]) -> Option<[u8; 3]> {
+    const BITFIELDS: u8 = 3;
+    let &[bits, _, compression] = bytes.get(28..)?.first_chunk()?;
+    let has_masks = bits == 16 && compression == BITFIELDS;
+    match (bits, has_masks, bytes.get(58..60)) {
+        // The mask of green.
+        (16, true, Some([0xe0, 0x07])) => Some([5, 6, 5]),
+        (16, ..) => Some([5, 5, 5]),
+        _ => None,
+    }
 }
 
 fn error(error: ImageError) -> DecodeError {

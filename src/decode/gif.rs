@@ -56,6 +56,9 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError>
 
 fn error(error: DecodingError) -> DecodeError {
     match error {
+        DecodingError::UnexpectedEof => DecodeError::Truncated {
+            format: Format::Gif,
+        },
         DecodingError::Io(error) => DecodeError::from_io(Format::Gif, &error),
         error => DecodeError::damaged(Format::Gif, error),
     }

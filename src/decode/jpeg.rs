@@ -2,7 +2,7 @@
 //!
 //! The walk over the markers finds what the decoder would not tell: whether the file is complete (the decoder fills what is
 //! missing with grey), and how large it is before anything is allocated. Four-component files are asked for in their own
-//! colours, because Adobe's inverted CMYK and Pillow's way to RGB are not the decoder's.
+//! colours, because the way from CMYK to RGB is not the decoder's: Pillow takes all of them as inverted, as Adobe writes them.
 
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
@@ -24,8 +24,6 @@ struct Markers<'a> {
     height: u16,
     components: u8,
     progressive: bool,
-    /// The file has Adobe's marker, which inverts four-component images.
-    adobe: bool,
     exif: Option<&'a [u8]>,
     xmp: Option<&'a [u8]>,
 }
@@ -59,7 +57,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError>
         let inks = decoder.input_colorspace().unwrap_or(ColorSpace::CMYK);
         decoder.set_options(options.jpeg_set_out_colorspace(inks));
         let samples = decoder.decode().map_err(error)?;
-        inks_to_rgb(&samples, inks, markers.adobe)
+        inks_to_rgb(&samples, inks)
     } else {
         decoder.decode().map_err(error)?
     };
@@ -72,8 +70,8 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError>
     Ok(orientation::apply(image, orientation))
 }
 
-/// CMYK or YCCK samples to RGB.
-fn inks_to_rgb(samples: &[u8], colour: ColorSpace, inverted: bool) -> Vec<u8> {
+/// Inverted CMYK or YCCK samples to RGB.
+fn inks_to_rgb(samples: &[u8], colour: ColorSpace) -> Vec<u8> {
     let (samples, _) = samples.as_chunks::<4>();
     let convert = |&[a, b, c, k]: &[u8; 4]| {
         let [a, b, c] = match colour {
@@ -86,6 +84,7 @@ fn inks_to_rgb(samples: &[u8], colour: ColorSpace, inverted: bool) -> Vec<u8> {
         } else {
             inks
         })
+        cmyk_to_rgb([a, b, c, k].map(|v| 255 - v))
     };
     samples.iter().flat_map(convert).collect()
 }
@@ -140,7 +139,6 @@ impl<'a> Markers<'a> {
                 0xe1 if content.starts_with(b"http://ns.adobe.com/xap/1.0/\0") => {
                     found.xmp = Some(content);
                 }
-                0xee if content.starts_with(b"Adobe") => found.adobe = true,
                 _ => {}
             }
         }

@@ -1,4 +1,6 @@
 //! PNG: 8-bit samples as they are, 16-bit colour by its high byte, 16-bit grey clipped at 255.
+//!
+//! Stricter than Pillow in one point: the checksums of the image data must hold. As there, the end chunk may be missing.
 
 use std::io::Cursor;
 
@@ -13,7 +15,20 @@ use crate::sample::Rgb8;
 /// Bytes before the first chunk's content: signature, length, type.
 const HEADER: usize = 8 + 8;
 
+/// The end chunk: no content, its name, its checksum.
+const END: [u8; 12] = [0, 0, 0, 0, b'I', b'E', b'N', b'D', 0xae, 0x42, 0x60, 0x82];
+
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError> {
+    match decode_complete(bytes, limits) {
+        // Complete but for the end chunk? Then with it, it decodes.
+        Err(DecodeError::Truncated { .. }) if bytes.len() > HEADER => {
+            decode_complete(&[bytes, &END].concat(), limits)
+        }
+        decoded => decoded,
+    }
+}
+
+fn decode_complete(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError> {
     // Before the decoder sees it: width and height stand at a fixed place.
     let size = bytes.get(HEADER..HEADER + 8).and_then(|s| {
         let (width, height) = s.split_first_chunk::<4>()?;

@@ -2,3 +2,5 @@
 
 mod write;
 mod read;
+mod decode;
+mod resize;
