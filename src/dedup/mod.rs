@@ -1,4 +1,4 @@
-//! Duplicates: pairs of rows that are near each other ([`exact`]: every pair in the set, or inside the clusters that
+//! Duplicates: pairs of rows that are near each other ([`exact`]: every pair in the set; [`semantic`]: inside the clusters that
 //! [`kmeans`] finds).
 //!
 //! Rows are embeddings: `[n, d]`, row-major, unit length. Every stored cosine is the canonical dot product
@@ -7,3 +7,4 @@
 pub mod exact;
 pub mod kmeans;
 mod seeding;
+pub mod semantic;
