@@ -1,1 +1,2 @@
 //! Integration tests.
+mod dedup_core;
