@@ -4,4 +4,9 @@
 //! Rows are embeddings: `[n, d]`, row-major, unit length. Every stored cosine is the canonical dot product
 //! [`crate::ops::dot::cosine`], so that results do not depend on tiles, threads or devices.
 
+pub mod decide;
 pub mod exact;
+pub mod kmeans;
+mod rank;
+mod seeding;
+pub mod semantic;

@@ -4,3 +4,4 @@ mod write;
 mod read;
 mod decode;
 mod resize;
+mod dedup_core;

@@ -1,0 +1,653 @@
+//! k-means: Lloyd's iterations from k-means++, k-means||, random or given centroids.
+//!
+//! Everything is decided in canonical f64 arithmetic of a fixed order ([`crate::ops`]) and random numbers depend on the seed
+//! alone, so the same rows and [`Params`] give the same bytes for any number of threads.
+//!
+//! # Example
+//! ```
+//! use clipsift::dedup::kmeans::{KMeans, Params};
+//! let rows = [1.0, 0.0, 0.8, 0.6, 0.0, 1.0, 0.0, 1.0];
+//! let fit = KMeans::fit(&rows, 2, &Params { clusters: Some(2), ..Params::default() })?;
+//! assert_eq!(fit.labels[0], fit.labels[1]);
+//! assert_eq!(fit.labels[2], fit.labels[3]);
+//! assert_ne!(fit.labels[0], fit.labels[2]);
+//! assert!(fit.info.converged);
+//! # Ok::<(), clipsift::dedup::kmeans::Error>(())
+//! ```
+
+use super::seeding::{choose, gather, parallel, plus_plus, random};
+use crate::ops::accumulate::{Groups, accumulate};
+use crate::ops::assign::{Assignment, assign};
+use crate::ops::dot;
+use crate::ops::identical::same_bits;
+use crate::ops::rows::Rows;
+use rayon::prelude::*;
+use std::borrow::Cow;
+
+/// Where the centroids start.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub enum Init {
+    /// k-means++ (Arthur and Vassilvitskii 2007): each next centroid is a row drawn with probability proportional to its
+    /// squared distance from the nearest one so far. k passes over the rows.
+    #[default]
+    KMeansPlusPlus,
+    /// k-means|| (Bahmani et al. 2012): five passes draw about 2 k rows each in the same way, and k-means++ chooses among
+    /// these, weighted by the rows they are nearest to. For many clusters; what the reference system uses.
+    KMeansParallel,
+    /// k different rows, all equally likely.
+    Random,
+    /// These, `[k, d]`. `restarts` then count for nothing.
+    Given(Vec<f32>),
+}
+
+/// How to fit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Params {
+    /// The number of clusters k; none: [`clusters_auto`], or as many as are given.
+    pub clusters: Option<usize>,
+    /// Where the centroids start. Default k-means++.
+    pub init: Init,
+    /// Iterations at most. Default 300. With 0 the first centroids are the last, and rows are only labelled.
+    pub max_iterations: usize,
+    /// Iterations end when the squared distances that the centroids moved, summed over all of them, fall under this: an
+    /// absolute number, not relative to the spread of the rows, as the reference system has it. Default 1e-4. Iterations also
+    /// end when nothing moves.
+    pub tolerance: f64,
+    /// What random numbers start from. Default 42.
+    pub seed: u64,
+    /// The fraction of the rows that the centroids are fitted to, above 0 and up to 1: a sample without replacement, never
+    /// fewer than k rows. All rows are labelled. Default 1.
+    pub fit_fraction: f64,
+    /// How many times to start over; the fit of least inertia wins, the earliest on a tie. Default 1.
+    pub restarts: usize,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Params {
+            clusters: None,
+            init: Init::default(),
+            max_iterations: 300,
+            tolerance: 1e-4,
+            seed: 42,
+            fit_fraction: 1.0,
+            restarts: 1,
+        }
+    }
+}
+
+/// How the fit went.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Info {
+    /// Iterations made.
+    pub iterations: usize,
+    /// For each iteration the inertia: the sum of squared distances of the fitted rows to the nearest of the centroids that
+    /// the iteration began with.
+    pub inertias: Vec<f64>,
+    /// For each iteration the squared distance that the centroids moved, summed over them.
+    pub shifts: Vec<f64>,
+    /// Whether the last shift fell under the tolerance.
+    pub converged: bool,
+    /// The inertia of the fitted rows at the final centroids.
+    pub inertia: f64,
+    /// Rows that the centroids were fitted to.
+    pub fitted_rows: usize,
+    /// The restart that won, from 0.
+    pub restart: usize,
+}
+
+/// Why k-means cannot run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// More clusters than rows.
+    #[error(
+        "{clusters} clusters of {rows} rows: ask for at most as many clusters as there are rows"
+    )]
+    TooFewRows {
+        /// k.
+        clusters: usize,
+        /// n.
+        rows: usize,
+    },
+    /// A parameter outside its range.
+    #[error("{name} is {value}: expected {expected}")]
+    Param {
+        /// Its name in [`Params`].
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What is accepted.
+        expected: String,
+    },
+    /// A row holds a NaN or an infinity.
+    #[error("row {row} is not finite: leave such rows out")]
+    NotFinite {
+        /// Row number.
+        row: usize,
+    },
+    /// Shapes that do not fit, or the watcher's error.
+    #[error(transparent)]
+    Other(#[from] crate::Error),
+}
+
+impl From<Error> for crate::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Other(error) => error,
+            Error::NotFinite { row } => crate::Error::shape(
+                "k-means",
+                "finite rows (leave others out)",
+                format!("row {row} with a NaN or an infinity"),
+            ),
+            error => crate::Error::usage(error.to_string()),
+        }
+    }
+}
+
+/// The number of clusters for n rows where none is asked for: one for each thousand, rounded, at least 1.
+pub fn clusters_auto(n: usize) -> usize {
+    ((n + 500) / 1000).max(1)
+}
+
+/// Centroids, and the rows' labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KMeans {
+    /// d.
+    pub d: usize,
+    /// `[k, d]`: means of rows, *not* normalised to unit length.
+    pub centroids: Vec<f32>,
+    /// `[n]`: the nearest centroid of each row, the lowest number on a tie.
+    pub labels: Vec<u32>,
+    /// How the fit went.
+    pub info: Info,
+}
+
+/// What a watcher is told after each iteration.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// The restart, from 0.
+    pub restart: usize,
+    /// Iterations made in it.
+    pub iteration: usize,
+    /// The inertia at the centroids that the iteration began with.
+    pub inertia: f64,
+    /// The squared distance that the centroids moved, summed over them.
+    pub shift: f64,
+}
+
+impl KMeans {
+    /// Fits centroids to `rows` `[n, d]` and labels all rows. The metric is Euclidean; rows need be finite, not of unit length.
+    ///
+    /// A cluster that becomes empty takes over the row farthest from its own centroid (the lowest number on a tie; not the only
+    /// row of its cluster, none at distance 0, and no row twice). Where there are fewer different rows than clusters, some
+    /// clusters stay empty.
+    ///
+    /// Memory beyond the rows: 44 bytes a row, `16 k d` bytes, and about 2 MB a thread; with a fit fraction f below 1 also a
+    /// copy of the sample, `4 f n d` bytes; with [`Init::KMeansParallel`] also `40 k d` bytes.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn fit(rows: &[f32], d: usize, params: &Params) -> Result<KMeans, Error> {
+        Self::fit_watched(rows, d, params, |_| Ok(()))
+    }
+
+    /// [`KMeans::fit`], telling `watch` of each iteration; its error ends the fit and is returned.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn fit_watched(
+        rows: &[f32],
+        d: usize,
+        params: &Params,
+        mut watch: impl FnMut(&Progress) -> crate::Result<()>,
+    ) -> Result<KMeans, Error> {
+        let n = Rows::all(rows, d)?.len();
+        let k = check(rows, d, params)?;
+        let wanted = (n as f64 * params.fit_fraction).round() as usize;
+        let sample: Cow<[f32]> = if wanted < n {
+            let mut picked = choose(n, wanted.max(k), &mut random(params.seed, 0));
+            picked.sort_unstable();
+            Cow::Owned(gather(rows, d, &picked))
+        } else {
+            Cow::Borrowed(rows)
+        };
+        let restarts = match params.init {
+            Init::Given(_) => 1,
+            _ => params.restarts,
+        };
+        let mut best: Option<(KMeans, Assignment)> = None;
+        for restart in 0..restarts {
+            let fit = fit_once(&sample, d, k, params, restart, &mut watch)?;
+            if best
+                .as_ref()
+                .is_none_or(|(b, _)| fit.0.info.inertia < b.info.inertia)
+            {
+                best = Some(fit);
+            }
+        }
+        let (mut fit, assignment) = best.expect("restarts were checked to be at least 1");
+        fit.labels = match sample {
+            Cow::Borrowed(_) => assignment.labels,
+            Cow::Owned(_) => assign(rows, d, &fit.centroids)?.labels,
+        };
+        Ok(fit)
+    }
+
+    /// The number of clusters k.
+    pub fn clusters(&self) -> usize {
+        self.centroids.len() / self.d
+    }
+}
+
+/// The Euclidean distance of each row of `rows` `[n, d]` to its centroid, as it is: `[n]`.
+///
+/// # Errors
+/// [`crate::Error::Shape`] when `centroids` are not `[k, d]` with every label below k, or the labels are not n.
+pub fn l2_dist_to_cent(
+    rows: &[f32],
+    d: usize,
+    centroids: &[f32],
+    labels: &[u32],
+) -> crate::Result<Vec<f32>> {
+    check_labels(rows, d, centroids, labels)?;
+    Ok(rows
+        .par_chunks_exact(d)
+        .zip(labels)
+        .map(|(x, &label)| {
+            let c = &centroids[label as usize * d..(label as usize + 1) * d];
+            dot::squared_distance(x, c).sqrt() as f32
+        })
+        .collect())
+}
+
+/// `1 - x.(c / |c|)` for each unit row of `rows` `[n, d]` and its centroid: `[n]`. A centroid of length 0 has no direction: 1.
+///
+/// # Errors
+/// As [`l2_dist_to_cent`].
+pub fn cosine_dist_to_cent(
+    rows: &[f32],
+    d: usize,
+    centroids: &[f32],
+    labels: &[u32],
+) -> crate::Result<Vec<f32>> {
+    check_labels(rows, d, centroids, labels)?;
+    let lengths: Vec<f64> = centroids
+        .chunks_exact(d)
+        .map(|c| dot::cosine(c, c).sqrt())
+        .collect();
+    Ok(rows
+        .par_chunks_exact(d)
+        .zip(labels)
+        .map(|(x, &label)| {
+            let label = label as usize;
+            if lengths[label] == 0.0 {
+                return 1.0;
+            }
+            let c = &centroids[label * d..(label + 1) * d];
+            (1.0 - dot::cosine(x, c) / lengths[label]) as f32
+        })
+        .collect())
+}
+
+/// That `labels` has a number below k for each row.
+pub(super) fn check_labels(
+    rows: &[f32],
+    d: usize,
+    centroids: &[f32],
+    labels: &[u32],
+) -> crate::Result<()> {
+    let (n, k) = (Rows::all(rows, d)?.len(), Rows::all(centroids, d)?.len());
+    if labels.len() != n {
+        return Err(crate::Error::shape(
+            "labels",
+            format!("{n} labels, one for each row"),
+            format!("{}", labels.len()),
+        ));
+    }
+    match labels.iter().find(|&&label| label as usize >= k) {
+        None => Ok(()),
+        Some(label) => Err(crate::Error::shape(
+            "labels",
+            format!("labels below {k}, the number of centroids"),
+            format!("{label}"),
+        )),
+    }
+}
+
+/// Checks the request; the number of clusters.
+fn check(rows: &[f32], d: usize, params: &Params) -> Result<usize, Error> {
+    let n = rows.len() / d;
+    let refuse = |name, value: String, expected: &str| {
+        Err(Error::Param {
+            name,
+            value,
+            expected: expected.to_string(),
+        })
+    };
+    let given = match &params.init {
+        Init::Given(centroids) => {
+            let k = Rows::all(centroids, d)?.len();
+            if params.clusters.is_some_and(|clusters| clusters != k) {
+                return refuse(
+                    "clusters",
+                    format!("{}", params.clusters.unwrap_or(0)),
+                    &format!("{k}, the number of given centroids"),
+                );
+            }
+            if let Some(j) = centroids.chunks_exact(d).position(|c| !finite(c)) {
+                return refuse(
+                    "init",
+                    format!("centroid {j} with a NaN or an infinity"),
+                    "finite centroids",
+                );
+            }
+            Some(k)
+        }
+        _ => None,
+    };
+    let k = given
+        .or(params.clusters)
+        .unwrap_or_else(|| clusters_auto(n));
+    if k == 0 || u32::try_from(k).is_err() {
+        return refuse("clusters", k.to_string(), "a number from 1 to 4294967295");
+    }
+    // Given centroids that only label rows need not be rows themselves.
+    if k > n && !(given.is_some() && params.max_iterations == 0) {
+        return Err(Error::TooFewRows {
+            clusters: k,
+            rows: n,
+        });
+    }
+    if params.tolerance.is_nan() || params.tolerance < 0.0 {
+        return refuse("tolerance", params.tolerance.to_string(), "0 or more");
+    }
+    if !(params.fit_fraction > 0.0 && params.fit_fraction <= 1.0) {
+        return refuse(
+            "fit_fraction",
+            params.fit_fraction.to_string(),
+            "above 0 and at most 1",
+        );
+    }
+    if params.restarts == 0 {
+        return refuse("restarts", "0".to_string(), "at least 1");
+    }
+    match rows.par_chunks_exact(d).position_first(|x| !finite(x)) {
+        Some(row) => Err(Error::NotFinite { row }),
+        None => Ok(k),
+    }
+}
+
+fn finite(values: &[f32]) -> bool {
+    values.iter().all(|x| x.is_finite())
+}
+
+/// One start to its end. The labels are left in the assignment, which is of the final centroids.
+fn fit_once(
+    rows: &[f32],
+    d: usize,
+    k: usize,
+    params: &Params,
+    restart: usize,
+    watch: &mut impl FnMut(&Progress) -> crate::Result<()>,
+) -> Result<(KMeans, Assignment), Error> {
+    let mut rng = random(params.seed, 1 + restart as u64);
+    let n = rows.len() / d;
+    let mut centroids = match &params.init {
+        Init::Given(centroids) => centroids.clone(),
+        Init::Random => gather(rows, d, &choose(n, k, &mut rng)),
+        Init::KMeansPlusPlus => gather(rows, d, &plus_plus(rows, d, None, k, &mut rng)),
+        Init::KMeansParallel => parallel(rows, d, k, &mut rng)?,
+    };
+    let mut info = Info {
+        restart,
+        fitted_rows: n,
+        ..Info::default()
+    };
+    while info.iterations < params.max_iterations && !info.converged {
+        let mut assignment = assign(rows, d, &centroids)?;
+        let inertia = assignment.inertia();
+        mend(rows, d, &mut assignment, k);
+        let (next, shift) = update(rows, d, &assignment.labels, &centroids)?;
+        centroids = next;
+        info.iterations += 1;
+        info.inertias.push(inertia);
+        info.shifts.push(shift);
+        info.converged = shift < params.tolerance || shift == 0.0;
+        watch(&Progress {
+            restart,
+            iteration: info.iterations,
+            inertia,
+            shift,
+        })?;
+    }
+    let assignment = assign(rows, d, &centroids)?;
+    info.inertia = assignment.inertia();
+    let fit = KMeans {
+        d,
+        centroids,
+        labels: Vec::new(),
+        info,
+    };
+    Ok((fit, assignment))
+}
+
+/// The means of the rows of each label, and the summed squared distance to where the centroids were. An empty cluster's
+/// centroid stays.
+fn update(
+    rows: &[f32],
+    d: usize,
+    labels: &[u32],
+    centroids: &[f32],
+) -> Result<(Vec<f32>, f64), Error> {
+    let groups = Groups::new(labels, centroids.len() / d)?;
+    let sums = accumulate(rows, d, &groups)?;
+    let mut next = centroids.to_vec();
+    for (label, (mean, sum)) in next
+        .chunks_exact_mut(d)
+        .zip(sums.chunks_exact(d))
+        .enumerate()
+    {
+        let count = groups.rows_of(label).len();
+        if count > 0 {
+            for (x, total) in mean.iter_mut().zip(sum) {
+                *x = (total / count as f64) as f32;
+            }
+        }
+    }
+    let shift = next
+        .chunks_exact(d)
+        .zip(centroids.chunks_exact(d))
+        .map(|(x, y)| dot::squared_distance(x, y))
+        .sum();
+    Ok((next, shift))
+}
+
+/// Gives each empty cluster a row: the one farthest from its own centroid, and so on.
+fn mend(rows: &[f32], d: usize, assignment: &mut Assignment, k: usize) {
+    let mut counts = vec![0u64; k];
+    for &label in &assignment.labels {
+        counts[label as usize] += 1;
+    }
+    let empty: Vec<usize> = (0..k).filter(|&j| counts[j] == 0).collect();
+    if empty.is_empty() {
+        return;
+    }
+    let distances = &assignment.squared_distances;
+    let mut far: Vec<usize> = (0..distances.len())
+        .filter(|&row| distances[row] > 0.0)
+        .collect();
+    far.par_sort_unstable_by(|&a, &b| distances[b].total_cmp(&distances[a]).then(a.cmp(&b)));
+    let mut far = far.into_iter();
+    let mut taken: Vec<usize> = Vec::new();
+    let values = |row: usize| &rows[row * d..(row + 1) * d];
+    for cluster in empty {
+        let row = far.find(|&row| {
+            counts[assignment.labels[row] as usize] > 1
+                && !taken.iter().any(|&t| same_bits(values(t), values(row)))
+        });
+        let Some(row) = row else { return };
+        counts[assignment.labels[row] as usize] -= 1;
+        counts[cluster] += 1;
+        assignment.labels[row] = cluster as u32;
+        taken.push(row);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dedup::seeding::uniform;
+    use rand_chacha::rand_core::RngCore;
+
+    fn params(clusters: usize) -> Params {
+        Params {
+            clusters: Some(clusters),
+            ..Params::default()
+        }
+    }
+
+    #[test]
+    fn one_cluster_is_the_mean_and_is_not_normalised() {
+        let fit = KMeans::fit(&[1.0, 0.0, 0.0, 1.0], 2, &params(1)).unwrap();
+        assert_eq!(fit.centroids, [0.5, 0.5]);
+        assert_eq!(fit.info.inertia, 1.0);
+        assert!(fit.info.converged);
+        assert_eq!(fit.info.shifts.last(), Some(&0.0));
+    }
+
+    #[test]
+    fn as_many_clusters_as_rows_hold_one_each() {
+        let rows = [1.0, 0.0, 0.6, 0.8, 0.0, 1.0];
+        for init in [Init::KMeansPlusPlus, Init::KMeansParallel, Init::Random] {
+            let fit = KMeans::fit(&rows, 2, &Params { init, ..params(3) }).unwrap();
+            let mut labels = fit.labels.clone();
+            labels.sort_unstable();
+            assert_eq!(labels, [0, 1, 2]);
+            assert_eq!(fit.info.inertia, 0.0);
+        }
+    }
+
+    #[test]
+    fn an_empty_cluster_takes_the_farthest_row() {
+        // The third centroid is nobody's; row 2 is the farthest from its own.
+        let rows = [0.0, 0.0, 1.0, 0.0, 3.0, 0.0, 10.0, 0.0];
+        let init = Init::Given(vec![0.0, 0.0, 10.0, 0.0, 100.0, 0.0]);
+        let fit = KMeans::fit(&rows, 2, &Params { init, ..params(3) }).unwrap();
+        assert_eq!(fit.labels, [0, 0, 2, 1]);
+        assert_eq!(fit.centroids, [0.5, 0.0, 10.0, 0.0, 3.0, 0.0]);
+    }
+
+    #[test]
+    fn fewer_different_rows_than_clusters_leave_clusters_empty_and_end() {
+        let rows: Vec<f32> = [[1.0, 0.0], [0.0, 1.0]].repeat(5).concat();
+        for init in [Init::KMeansPlusPlus, Init::KMeansParallel, Init::Random] {
+            let fit = KMeans::fit(&rows, 2, &Params { init, ..params(4) }).unwrap();
+            assert_eq!(fit.info.inertia, 0.0);
+            assert!(fit.info.converged);
+            assert_ne!(fit.labels[0], fit.labels[1]);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_fitted_is_refused_in_clear_words() {
+        let rows = [1.0, 0.0, 0.0, 1.0];
+        let refused = |params: Params| KMeans::fit(&rows, 2, &params).unwrap_err().to_string();
+        assert_eq!(
+            refused(params(3)),
+            "3 clusters of 2 rows: ask for at most as many clusters as there are rows"
+        );
+        assert!(refused(params(0)).contains("clusters is 0"));
+        let base = params(1);
+        assert!(
+            refused(Params {
+                fit_fraction: 0.0,
+                ..base.clone()
+            })
+            .contains("fit_fraction is 0")
+        );
+        assert!(
+            refused(Params {
+                fit_fraction: f64::NAN,
+                ..base.clone()
+            })
+            .contains("fit_fraction")
+        );
+        assert!(
+            refused(Params {
+                tolerance: -1.0,
+                ..base.clone()
+            })
+            .contains("tolerance is -1")
+        );
+        assert!(
+            refused(Params {
+                restarts: 0,
+                ..base.clone()
+            })
+            .contains("restarts is 0")
+        );
+        let init = Init::Given(vec![1.0; 4]);
+        assert!(refused(Params { init, ..base }).contains("2, the number of given centroids"));
+        let bad = KMeans::fit(&[1.0, f32::NAN], 1, &params(1)).unwrap_err();
+        assert!(bad.to_string().contains("row 1 is not finite"));
+    }
+
+    #[test]
+    fn given_centroids_and_no_iterations_only_label() {
+        let init = Init::Given(vec![1.0, 0.0, 0.0, 1.0]);
+        let only_label = Params {
+            init,
+            max_iterations: 0,
+            ..Params::default()
+        };
+        let fit = KMeans::fit(&[0.6, 0.8], 2, &only_label).unwrap();
+        assert_eq!(
+            (fit.labels.as_slice(), fit.centroids.as_slice()),
+            (&[1][..], &[1.0, 0.0, 0.0, 1.0][..])
+        );
+        assert!(!fit.info.converged);
+    }
+
+    #[test]
+    fn more_restarts_are_never_worse_and_the_watcher_can_stop_them() {
+        let mut rng = random(9, 0);
+        let rows: Vec<f32> = (0..600).map(|_| uniform(rng.next_u64()) as f32).collect();
+        let once = KMeans::fit(&rows, 2, &params(12)).unwrap();
+        let five = KMeans::fit(
+            &rows,
+            2,
+            &Params {
+                restarts: 5,
+                ..params(12)
+            },
+        )
+        .unwrap();
+        assert!(five.info.inertia <= once.info.inertia);
+        assert!(
+            once.info
+                .inertias
+                .windows(2)
+                .all(|w| w[1] <= w[0] * (1.0 + 1e-9))
+        );
+        let stopped = KMeans::fit_watched(&rows, 2, &params(12), |progress| {
+            if progress.iteration == 2 {
+                Err(crate::Error::Interrupted)
+            } else {
+                Ok(())
+            }
+        });
+        assert!(matches!(
+            stopped,
+            Err(Error::Other(crate::Error::Interrupted))
+        ));
+    }
+
+    #[test]
+    fn about_a_thousand_rows_make_a_cluster() {
+        assert_eq!(
+            [0, 1, 1499, 1500, 10_000].map(clusters_auto),
+            [1, 1, 1, 2, 10]
+        );
+    }
+}

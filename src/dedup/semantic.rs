@@ -1,0 +1,325 @@
+//! Pairs inside clusters: k-means first, then the rows of each cluster against each other. Near rows that k-means parts are
+//! missed; in return the work falls by about the number of clusters.
+//!
+//! # Example
+//! ```
+//! use clipsift::dedup::{kmeans, semantic::{Params, SemanticDedup}};
+//! let rows = [1.0, 0.0, 0.96, 0.28, 0.0, 1.0];
+//! let params = Params {
+//!     kmeans: kmeans::Params { clusters: Some(2), ..Default::default() },
+//!     floor: 0.1,
+//!     ..Params::default()
+//! };
+//! let semantic = SemanticDedup::fit(&rows, 2, params)?;
+//! let (pairs, info) = semantic.collect()?;
+//! assert_eq!((pairs.len(), pairs[0].a, pairs[0].b), (1, 0, 1));
+//! assert_eq!(info.clusters, 2);
+//! // In file order, row 1 has row 0 before it; the others are first in their clusters.
+//! let matches = semantic.matches(&[0, 1, 2])?;
+//! assert_eq!([matches[0].row, matches[1].row, matches[2].row], [0, 0, 2]);
+//! # Ok::<(), clipsift::dedup::semantic::Error>(())
+//! ```
+
+use super::exact::{check_unit, visit_pairs};
+use super::kmeans::{self, KMeans, check_labels};
+use crate::ops::accumulate::Groups;
+use crate::ops::rows::Rows;
+use crate::ops::tile;
+use rayon::prelude::*;
+
+pub use crate::ops::tile::{Match, Pair};
+
+/// Clusters are taken together as long as this many pairs (256 MiB) would hold all that can be found in them.
+const PAIRS_HELD: u64 = 1 << 23;
+
+/// What to look for, and how to cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Params {
+    /// How to cluster, where the clusters are not given.
+    pub kmeans: kmeans::Params,
+    /// Pairs are found down to cosine `1 - floor`; between 0 and 2. Default 0.08.
+    pub floor: f64,
+    /// Rows on each side of a tile; changes speed and memory, never the result. Default 512.
+    pub tile: usize,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        let super::exact::Params { floor, tile } = Default::default();
+        Params {
+            kmeans: kmeans::Params::default(),
+            floor,
+            tile,
+        }
+    }
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Info {
+    /// Rows looked at.
+    pub rows: u64,
+    /// Rows that differ from every earlier row of their cluster in some bit.
+    pub distinct: u64,
+    /// Pairs found, those of identical rows included.
+    pub pairs: u64,
+    /// Clusters with at least one row.
+    pub clusters: u64,
+    /// Rows of the largest cluster.
+    pub largest: u64,
+}
+
+/// Why duplicates cannot be found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// k-means cannot run.
+    #[error(transparent)]
+    KMeans(#[from] kmeans::Error),
+    /// Pairs cannot be found.
+    #[error(transparent)]
+    Pairs(#[from] super::exact::Error),
+    /// The rank order does not name each row once.
+    #[error("the rank order names {got}: expected each of the {rows} rows once")]
+    Order {
+        /// n.
+        rows: usize,
+        /// What is wrong with it.
+        got: String,
+    },
+    /// Shapes that do not fit, or an error of the caller's own visitor.
+    #[error(transparent)]
+    Other(#[from] crate::Error),
+}
+
+impl From<Error> for crate::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::KMeans(error) => error.into(),
+            Error::Pairs(error) => error.into(),
+            Error::Order { rows, got } => {
+                crate::Error::shape("rank order", format!("each of the {rows} rows once"), got)
+            }
+            Error::Other(error) => error,
+        }
+    }
+}
+
+/// Rows in clusters, and the pairs inside them.
+///
+/// Memory beyond the rows and k-means: 8 bytes a row; for the pairs of a batch of clusters 256 MiB, with each cluster's own
+/// 40 bytes a row; and the tiles, `4 * tile * (tile + 2 d)` bytes a thread.
+#[derive(Clone, Debug)]
+pub struct SemanticDedup<'a> {
+    rows: Rows<'a>,
+    groups: Groups,
+    kmeans: KMeans,
+    params: Params,
+}
+
+impl<'a> SemanticDedup<'a> {
+    /// Clusters `rows` `[n, d]`, which are unit rows (their length may be off by half a percent).
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn fit(rows: &'a [f32], d: usize, params: Params) -> Result<Self, Error> {
+        let view = checked(rows, d, &params)?;
+        let kmeans = KMeans::fit(rows, d, &params.kmeans)?;
+        Self::over(view, kmeans, params)
+    }
+
+    /// Takes clusters that were found before: `centroids` `[k, d]`, `labels` `[n]` below k.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn with_clusters(
+        rows: &'a [f32],
+        d: usize,
+        centroids: Vec<f32>,
+        labels: Vec<u32>,
+        params: Params,
+    ) -> Result<Self, Error> {
+        let view = checked(rows, d, &params)?;
+        check_labels(rows, d, &centroids, &labels)?;
+        let kmeans = KMeans {
+            d,
+            centroids,
+            labels,
+            info: kmeans::Info::default(),
+        };
+        Self::over(view, kmeans, params)
+    }
+
+    fn over(rows: Rows<'a>, kmeans: KMeans, params: Params) -> Result<Self, Error> {
+        let groups = Groups::new(&kmeans.labels, kmeans.clusters())?;
+        Ok(SemanticDedup {
+            rows,
+            groups,
+            kmeans,
+            params,
+        })
+    }
+
+    /// The centroids and labels; [`kmeans::Info`] is empty where they were given.
+    pub fn kmeans(&self) -> &KMeans {
+        &self.kmeans
+    }
+
+    /// Hands the pairs inside clusters to `visit`: clusters in ascending order, in each the pairs in ascending order of (a, b).
+    /// Identical rows are collapsed as [`super::exact::ExactPairs`] does it, inside each cluster. The pairs do not depend on
+    /// tiles or threads; how many come at a time does not matter.
+    ///
+    /// # Errors
+    /// The first error of `visit` ends the walk.
+    pub fn for_each(
+        &self,
+        mut visit: impl FnMut(&[Pair]) -> crate::Result<()>,
+    ) -> Result<Info, Error> {
+        let (threshold, tile) = (1.0 - self.params.floor, self.params.tile);
+        let mut info = Info::default();
+        let mut start = 0;
+        while start < self.groups.len() {
+            // As many clusters as surely fit; one at least.
+            let (mut end, mut possible) = (start, 0);
+            while end < self.groups.len() {
+                let m = self.groups.rows_of(end).len() as u64;
+                possible += m * m.saturating_sub(1) / 2;
+                if end > start && possible > PAIRS_HELD {
+                    break;
+                }
+                end += 1;
+            }
+            if end - start == 1 {
+                let rows = self.rows.select(self.groups.rows_of(start))?;
+                let found = visit_pairs(rows, threshold, tile, &mut visit)?;
+                info.add(found);
+            } else {
+                let found: Vec<_> = (start..end)
+                    .into_par_iter()
+                    .map(|cluster| {
+                        let rows = self.rows.select(self.groups.rows_of(cluster))?;
+                        let mut pairs = Vec::new();
+                        let info = visit_pairs(rows, threshold, tile, |block| {
+                            pairs.extend_from_slice(block);
+                            Ok(())
+                        })?;
+                        Ok((pairs, info))
+                    })
+                    .collect::<crate::Result<_>>()?;
+                for (pairs, found) in found {
+                    info.add(found);
+                    if !pairs.is_empty() {
+                        visit(&pairs)?;
+                    }
+                }
+            }
+            start = end;
+        }
+        Ok(info)
+    }
+
+    /// All pairs at once, 32 bytes each.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn collect(&self) -> Result<(Vec<Pair>, Info), Error> {
+        let mut all = Vec::new();
+        let info = self.for_each(|pairs| {
+            all.extend_from_slice(pairs);
+            Ok(())
+        })?;
+        Ok((all, info))
+    }
+
+    /// For each row its best match among the rows of its cluster that come before it in `order` (the n row numbers, best
+    /// first): the greatest cosine, the earliest in `order` on a tie. The first row of a cluster matches itself at 0. Negative
+    /// cosines stay. This is the pairwise step of the reference system (NVIDIA NeMo Curator): its `max_id` and
+    /// `cosine_sim_score`. Memory: 32 bytes a row, and 48 bytes for each row of the clusters in flight.
+    ///
+    /// # Errors
+    /// [`Error::Order`].
+    pub fn matches(&self, order: &[u64]) -> Result<Vec<Match>, Error> {
+        let n = self.rows.len();
+        check_order(n, order).map_err(|got| Error::Order { rows: n, got })?;
+        let labels: Vec<u32> = order
+            .iter()
+            .map(|&row| self.kmeans.labels[row as usize])
+            .collect();
+        let mut ranked = Groups::new(&labels, self.groups.len())?;
+        for place in &mut ranked.rows {
+            *place = order[*place as usize];
+        }
+        let found: Vec<Vec<Match>> = (0..ranked.len())
+            .into_par_iter()
+            .map(|cluster| {
+                let rows = self.rows.select(ranked.rows_of(cluster))?;
+                Ok(tile::best_earlier(rows, self.params.tile))
+            })
+            .collect::<crate::Result<_>>()?;
+        let mut matches = vec![
+            Match {
+                row: 0,
+                cosine: 0.0
+            };
+            n
+        ];
+        for (&row, found) in ranked.rows.iter().zip(found.into_iter().flatten()) {
+            matches[row as usize] = found;
+        }
+        Ok(matches)
+    }
+}
+
+impl Info {
+    fn add(&mut self, cluster: super::exact::Info) {
+        self.rows += cluster.rows;
+        self.distinct += cluster.distinct;
+        self.pairs += cluster.pairs;
+        self.clusters += u64::from(cluster.rows > 0);
+        self.largest = self.largest.max(cluster.rows);
+    }
+}
+
+fn checked<'a>(rows: &'a [f32], d: usize, params: &Params) -> Result<Rows<'a>, Error> {
+    let (floor, tile) = (params.floor, params.tile);
+    super::exact::Params { floor, tile }.check()?;
+    let view = Rows::all(rows, d)?;
+    check_unit(view)?;
+    Ok(view)
+}
+
+/// That `order` names each row below `n` once; else what is wrong.
+pub(super) fn check_order(n: usize, order: &[u64]) -> Result<(), String> {
+    let mut named = vec![false; n];
+    for &row in order {
+        match named.get_mut(row as usize) {
+            None => return Err(format!("row {row}")),
+            Some(true) => return Err(format!("row {row} twice")),
+            Some(seen) => *seen = true,
+        }
+    }
+    match named.iter().position(|seen| !seen) {
+        Some(row) => Err(format!("all but row {row}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_order_or_wrong_labels_are_refused() {
+        let rows = [1.0, 0.0, 0.0, 1.0];
+        let with = |labels: Vec<u32>| {
+            SemanticDedup::with_clusters(&rows, 2, vec![1.0, 0.0], labels, Params::default())
+        };
+        let ok = with(vec![0, 0]).unwrap();
+        let refused = |order: &[u64]| ok.matches(order).unwrap_err().to_string();
+        assert!(refused(&[0]).contains("all but row 1"));
+        assert!(refused(&[0, 0]).contains("row 0 twice"));
+        assert!(refused(&[0, 2]).contains("row 2"));
+        assert!(with(vec![0, 1]).is_err());
+        assert!(with(vec![0]).is_err());
+    }
+}
