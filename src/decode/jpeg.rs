@@ -78,12 +78,6 @@ fn inks_to_rgb(samples: &[u8], colour: ColorSpace) -> Vec<u8> {
             ColorSpace::YCCK => ycc_to_rgb([a, b, c]).map(|v| 255 - v),
             _ => [a, b, c],
         };
-        let inks = [a, b, c, k];
-        cmyk_to_rgb(if inverted {
-            inks.map(|v| 255 - v)
-        } else {
-            inks
-        })
         cmyk_to_rgb([a, b, c, k].map(|v| 255 - v))
     };
     samples.iter().flat_map(convert).collect()
