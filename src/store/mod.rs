@@ -6,7 +6,7 @@
 pub mod run_file;
 pub mod tables;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::atomic;
@@ -18,8 +18,8 @@ use tables::{Embeddings, SampleRow};
 #[derive(Debug)]
 pub struct RunDir {
     root: PathBuf,
-    /// Held as long as the directory is open; the operating system lets go of it when the process ends, however it ends.
-    _lock: File,
+    /// Held as long as the directory is open.
+    _lock: atomic::FolderLock,
 }
 
 /// The folders of parts.
@@ -43,18 +43,13 @@ impl RunDir {
     /// works on it.
     pub fn create(root: &Path) -> Result<RunDir> {
         fs::create_dir_all(root).map_err(Error::io("create", root))?;
-        let foreign = || {
-            fs::read_dir(root)
-                .is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.file_name() != LOCK)))
-        };
-        if !root.join(RUN_FILE).is_file() && foreign() {
-            let leftovers = root.join("samples").is_dir() || root.join("embeddings").is_dir();
-            if !leftovers {
-                return Err(Error::usage(format!(
-                    "{} is not empty and not a run directory; give a new folder as --out",
-                    root.display()
-                )));
-            }
+        let empty = fs::read_dir(root).map_err(Error::io("read", root))?.next().is_none();
+        // A run that was killed before its first part has a samples folder at most.
+        if !empty && !root.join(RUN_FILE).is_file() && !root.join("samples").is_dir() {
+            return Err(Error::usage(format!(
+                "{} is not empty and not a run directory; give a new folder as --out",
+                root.display()
+            )));
         }
         RunDir::lock(root)
     }
@@ -79,14 +74,7 @@ impl RunDir {
     }
 
     fn lock(root: &Path) -> Result<RunDir> {
-        let path = root.join(LOCK);
-        let lock = File::create(&path).map_err(Error::io("write", &path))?;
-        if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(Error::run(
-                root,
-                "another clipsift is working on this run; wait for it or give another --out",
-            ));
-        }
+        let lock = atomic::lock_folder(root)?;
         atomic::remove_leftovers(root)?;
         Ok(RunDir {
             root: root.to_path_buf(),
@@ -246,4 +234,3 @@ impl RunDir {
 }
 
 const RUN_FILE: &str = "run.json";
-const LOCK: &str = ".lock";

@@ -37,6 +37,8 @@ pub struct RunFile {
 pub struct EmbedRequest {
     /// Inputs as written.
     pub inputs: Vec<String>,
+    /// A line for each input: its kind, and what tells its content from another's without reading it all.
+    pub content: Vec<String>,
     /// `I/N` where only a slice of them is read.
     pub partition: Option<String>,
     /// Columns named for parquet inputs.
@@ -64,6 +66,11 @@ impl EmbedRequest {
     pub fn difference(&self, other: &EmbedRequest) -> Option<String> {
         let fields = [
             ("inputs", self.inputs.join(" "), other.inputs.join(" ")),
+            (
+                "content of the inputs",
+                self.content.join(", "),
+                other.content.join(", "),
+            ),
             (
                 "partition",
                 format!("{:?}", self.partition),

@@ -327,12 +327,12 @@ pub fn clusters_to_batch(
         (
             "cosine_dist_to_cent",
             false,
-            Arc::new(Float64Array::from(cosine.to_vec())),
+            Arc::new(Float32Array::from(cosine.to_vec())),
         ),
         (
             "l2_dist_to_cent",
             false,
-            Arc::new(Float64Array::from(l2.to_vec())),
+            Arc::new(Float32Array::from(l2.to_vec())),
         ),
     ])
 }
@@ -341,11 +341,11 @@ pub fn clusters_to_batch(
 ///
 /// # Errors
 /// What is missing or of another type.
-pub fn clusters_from_batch(table: &RecordBatch) -> Result<(Vec<u32>, Vec<f64>), String> {
+pub fn clusters_from_batch(table: &RecordBatch) -> Result<(Vec<u32>, Vec<f32>), String> {
     let labels = column::<UInt32Type>(table, "centroid")?.values().to_vec();
     Ok((
         labels,
-        column::<Float64Type>(table, "cosine_dist_to_cent")?
+        column::<Float32Type>(table, "cosine_dist_to_cent")?
             .values()
             .to_vec(),
     ))

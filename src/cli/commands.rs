@@ -1,0 +1,212 @@
+//! Each command: check, run, print.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clipsift::clip::BUILTIN;
+use clipsift::pipeline::{Context, Run, Summary};
+use clipsift::read::Options;
+use clipsift::{Clip, Device, Embedder, Error, Head, Pipeline, Result, Scorer, manifest};
+
+use super::STOP;
+use super::args::{CurateArgs, DedupArgs, EmbedArgs, FilterArgs, ModelsArgs, ModelsCommand, ScoreArgs, WriteArgs};
+use super::flags::{self, Thresholds};
+use super::terminal::Terminal;
+
+pub(crate) fn curate(args: CurateArgs, thresholds: Thresholds, terminal: Terminal) -> Result<ExitCode> {
+    flags::check_thresholds(&args.heads, &thresholds)?;
+    let dedup = args.dedup.to_dedup()?;
+    let shards = args.write.to_shards()?;
+    let (mut pipeline, model) = begin(&args.embed, terminal)?;
+    for (name, head) in flags::heads(&args.heads, &args.embed.model, model)? {
+        pipeline = pipeline.score(&name, head);
+    }
+    for threshold in thresholds.0 {
+        pipeline = match threshold.bound {
+            clipsift::store::run_file::Bound::Min(x) => pipeline.min(&threshold.score, x),
+            clipsift::store::run_file::Bound::Max(x) => pipeline.max(&threshold.score, x),
+        };
+    }
+    finish(pipeline.dedup(dedup).write(shards), &args.embed)
+}
+
+pub(crate) fn embed(args: EmbedArgs, terminal: Terminal) -> Result<ExitCode> {
+    let (pipeline, _) = begin(&args, terminal)?;
+    finish(pipeline, &args)
+}
+
+/// A pipeline up to the embeddings, and d.
+fn begin(args: &EmbedArgs, terminal: Terminal) -> Result<(Pipeline, usize)> {
+    let options = Options { id_column: args.id_column.clone(), ..Options::default() };
+    // Inputs first: a wrong path should be said before a model of gigabytes is loaded.
+    let mut pipeline = Pipeline::over_with(args.inputs.clone(), options)?;
+    if let Some(partition) = args.partition {
+        pipeline = pipeline.partition(partition)?;
+    }
+    let device = Device::open(args.device, args.dtype)?;
+    let clip = Clip::load_revision(&args.model, args.revision.as_deref(), &device)?;
+    if args.model == BUILTIN {
+        terminal.say(
+            "model builtin: finds near-duplicates (resized, recompressed, cropped, recoloured copies); it knows nothing of what \
+             images mean, so no aesthetic or NSFW scores: those need --model openai/clip-vit-large-patch14",
+        );
+    }
+    let dims = clip.dims();
+    if let Some(batch) = args.batch_size {
+        pipeline = pipeline.batch_size(batch);
+    }
+    let terminal = Arc::new(terminal);
+    let pipeline = pipeline
+        .embed(clip)
+        .part_size(args.part_size)
+        .device_kind(device.kind())
+        .overwrite(args.overwrite)
+        .stop_when(&STOP)
+        .on_event(move |event| terminal.show(event));
+    Ok((pipeline, dims))
+}
+
+fn finish(pipeline: Pipeline, args: &EmbedArgs) -> Result<ExitCode> {
+    let summary = pipeline.run(&args.out)?;
+    let run = Run::open(&args.out)?;
+    print_summary(&run, &summary);
+    if args.strict && summary.bad > 0 {
+        eprintln!("clipsift: --strict: {} bad samples; their reasons are in {}", summary.bad, args.out.join("samples").display());
+        return Ok(ExitCode::from(1));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn score(args: ScoreArgs, thresholds: Thresholds, terminal: &Terminal) -> Result<ExitCode> {
+    if args.heads.aesthetic.is_none() && args.heads.nsfw.is_none() && args.heads.heads.is_empty() {
+        return Err(Error::usage("no head: give --aesthetic, --nsfw or --head NAME=SPEC"));
+    }
+    with_context(terminal, |context| {
+        for path in &args.runs {
+            let mut run = Run::open(path)?;
+            let heads = flags::heads(&args.heads, &path.display().to_string(), run.dims()?)?;
+            for (name, head) in &heads {
+                clipsift::pipeline::check_dims(name, head, run.dims()?)?;
+            }
+            for (name, head) in &heads {
+                run.score(name, head, context)?;
+            }
+            if !thresholds.0.is_empty() {
+                run.set_thresholds(thresholds.0.clone())?;
+            }
+            print_summary(&run, &run.summary()?);
+        }
+        Ok(())
+    })
+}
+
+pub(crate) fn dedup(args: DedupArgs, thresholds: Thresholds, terminal: &Terminal) -> Result<ExitCode> {
+    let dedup = args.dedup.to_dedup()?;
+    let mut run = match (&args.runs[..], &args.out) {
+        ([run], None) => Run::open(run)?,
+        ([run], Some(out)) if out == run => Run::open(run)?,
+        (_, None) => return Err(Error::usage("several runs are one set: give --out for what is decided about them")),
+        (runs, Some(out)) => {
+            if runs.contains(out) {
+                return Err(Error::usage(format!("--out {} is one of the runs; give another folder", out.display())));
+            }
+            Run::union(&runs.iter().map(AsRef::as_ref).collect::<Vec<&Path>>(), out)?
+        }
+    };
+    with_context(terminal, |context| {
+        if !thresholds.0.is_empty() {
+            run.set_thresholds(thresholds.0)?;
+        }
+        let summary = run.dedup(&dedup, &[], context)?;
+        print_summary(&run, &summary);
+        Ok(())
+    })
+}
+
+pub(crate) fn filter(args: FilterArgs, thresholds: Thresholds, terminal: &Terminal) -> Result<ExitCode> {
+    let mut run = Run::open(&args.run)?;
+    with_context(terminal, |context| {
+        run.set_thresholds(thresholds.0)?;
+        let summary = run.decide(&[], context)?;
+        print_summary(&run, &summary);
+        Ok(())
+    })
+}
+
+pub(crate) fn write(args: WriteArgs, terminal: &Terminal) -> Result<ExitCode> {
+    let shards = args.write.to_shards()?;
+    let mut run = Run::open(&args.run)?;
+    with_context(terminal, |context| {
+        run.write(&shards, args.to.as_deref(), context)?;
+        print_summary(&run, &run.summary()?);
+        Ok(())
+    })
+}
+
+pub(crate) fn models(args: ModelsArgs) -> Result<ExitCode> {
+    match args.command {
+        ModelsCommand::List => {
+            println!("{:<36} {:>5} {:>5}  about", "model", "d", "eps");
+            for m in &manifest::manifest().models {
+                println!("{:<36} {:>5} {:>5}  {} ({})", m.name, m.d, m.default_eps, m.about, m.licence);
+            }
+            println!("\n{:<36} {:>5}        about", "head", "d");
+            for h in &manifest::manifest().heads {
+                println!("{:<36} {:>5}        {} ({})", h.name, h.d, h.about, h.licence);
+            }
+        }
+        ModelsCommand::Check { spec } => check(&spec)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Loads a model or a head and says what it is.
+fn check(spec: &str) -> Result<()> {
+    let path = Path::new(spec);
+    if path.is_file() || manifest::head(spec).is_some() {
+        let head = Head::load(spec)?;
+        println!("head    {}", head.name());
+        println!("takes   {} dims", head.dims().unwrap_or(0));
+        println!("weights {}", head.fingerprint());
+        return Ok(());
+    }
+    let clip = Clip::load(spec, &Device::cpu())?;
+    let c = clip.config();
+    println!("model   {}", clip.name());
+    println!("tower   {} layers, {} wide, {} heads, {:?}", c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.hidden_act);
+    println!("image   {0} x {0} pixels, patches of {1}", c.image_size, c.patch_size);
+    println!("gives   {} dims", c.projection_dim);
+    println!("work    {:.2} GFLOP an image", c.flop() as f64 / 1e9);
+    println!("eps     {} by default", clip.default_eps());
+    println!("weights {}", clip.fingerprint());
+    Ok(())
+}
+
+fn with_context(terminal: &Terminal, work: impl FnOnce(Context) -> Result<()>) -> Result<ExitCode> {
+    let observer = |event: clipsift::pipeline::Event<'_>| terminal.show(event);
+    work(Context { observer: &observer, stop: &STOP })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The table at the end, on stdout.
+fn print_summary(run: &Run, summary: &Summary) {
+    let row = |name: &str, value: String| println!("{name:<22} {value:>10}");
+    row("read", summary.read.to_string());
+    row("bad", summary.bad.to_string());
+    if summary.decided {
+        for (name, count) in &summary.below {
+            row(&format!("not passing {name}"), count.to_string());
+        }
+        row("duplicates", summary.duplicates.to_string());
+        row("kept", summary.kept.to_string());
+    }
+    let seconds = run.file().seconds.get("embed").copied().unwrap_or(0.0);
+    if seconds > 0.0 {
+        row("images/s", format!("{:.1}", summary.read as f64 / seconds));
+    }
+    println!("run                    {}", run.root().display());
+    if run.file().write.as_ref().is_some_and(|w| w.layout != "none") {
+        println!("curated                {}", run.root().join("curated").display());
+    }
+}

@@ -1,0 +1,334 @@
+//! The stages joined: a [`Pipeline`] is put together, then run into a run directory; a [`Run`] goes on from what is stored.
+//!
+//! A pipeline only says which stages there are; each stage works from what the one before it stored, so that
+//! `Pipeline::...::run` and the stages of [`Run`] called one after the other leave the same bytes.
+
+mod duplicates;
+mod embed;
+mod progress;
+mod run;
+mod set;
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+pub use duplicates::{Clusters, InitKind, Mode};
+pub use progress::{Context, Event, Observer, Running, Stage};
+pub use run::{Candidate, Dedup, Filter, Run, Shards, Summary, check_dims, check_score_name};
+
+use crate::clip::Embedder;
+use crate::decode::Limits;
+use crate::error::{Error, Result};
+use crate::heads::Scorer;
+use crate::read::{Inputs, Options, Partition, Reader};
+use crate::store::RunDir;
+use crate::store::run_file::{Bound, EmbedRequest, RunFile, Threshold};
+
+/// Samples a part by default.
+pub const PART_SIZE: usize = 4096;
+
+/// The stages of a run, put together in any order and run in the one that makes sense.
+///
+/// ```
+/// use clipsift::{Clip, Device, Pipeline};
+/// use clipsift::pipeline::{Dedup, Shards};
+///
+/// # let out = tempfile::tempdir()?;
+/// let clip = Clip::load("builtin", &Device::auto()?)?;
+/// let run = Pipeline::over(["tests/data/gallery/portraits"])?
+///     .embed(clip)
+///     .keep_if("wide", |sample| sample.sample.width >= sample.sample.height)
+///     .dedup(Dedup::default())
+///     .write(Shards::of(10_000))
+///     .run(out.path().join("run"))?;
+/// println!("{} of {} kept", run.kept, run.read);
+/// # assert!(run.kept > 0 && run.bad == 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Pipeline {
+    inputs: Inputs,
+    specs: Vec<String>,
+    options: Options,
+    partition: Option<Partition>,
+    embedder: Option<Box<dyn Embedder>>,
+    scorers: Vec<(String, Box<dyn Scorer>)>,
+    thresholds: Vec<Threshold>,
+    filters: Vec<Filter>,
+    dedup: Option<Dedup>,
+    write: Option<Shards>,
+    part_size: usize,
+    batch_size: Option<usize>,
+    limits: Limits,
+    device: String,
+    overwrite: bool,
+    observer: Box<Observer<'static>>,
+    stop: &'static AtomicBool,
+}
+
+/// Never set: what a pipeline that nobody stops looks at.
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+impl Pipeline {
+    /// Over inputs as the command line takes them: folders, images, tars (`{00000..00041}` expands), parquets, lists, `-`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where there is none, or two have the same basename; [`Error::Input`] where none can be used.
+    pub fn over<S: Into<String>>(inputs: impl IntoIterator<Item = S>) -> Result<Pipeline> {
+        Pipeline::over_with(inputs, Options::default())
+    }
+
+    /// [`Pipeline::over`], saying how to read them.
+    ///
+    /// # Errors
+    /// As [`Pipeline::over`].
+    pub fn over_with<S: Into<String>>(inputs: impl IntoIterator<Item = S>, options: Options) -> Result<Pipeline> {
+        let specs: Vec<String> = inputs.into_iter().map(Into::into).collect();
+        let inputs = Inputs::open(&specs, &options)?;
+        Ok(Pipeline::of(inputs, specs, options))
+    }
+
+    /// Over readers of one's own.
+    ///
+    /// # Errors
+    /// As [`Inputs::from_readers`].
+    pub fn over_readers(readers: Vec<Box<dyn Reader>>) -> Result<Pipeline> {
+        let specs = readers.iter().map(|reader| reader.name().to_string()).collect();
+        Ok(Pipeline::of(Inputs::from_readers(readers)?, specs, Options::default()))
+    }
+
+    fn of(inputs: Inputs, specs: Vec<String>, options: Options) -> Pipeline {
+        Pipeline {
+            inputs,
+            specs,
+            options,
+            partition: None,
+            embedder: None,
+            scorers: Vec::new(),
+            thresholds: Vec::new(),
+            filters: Vec::new(),
+            dedup: None,
+            write: None,
+            part_size: PART_SIZE,
+            batch_size: None,
+            limits: Limits::default(),
+            device: "cpu".into(),
+            overwrite: false,
+            observer: Box::new(|_| {}),
+            stop: &NEVER,
+        }
+    }
+
+    /// Only the I-th of N slices of the inputs.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where I is not in 1..=N.
+    pub fn partition(mut self, partition: Partition) -> Result<Pipeline> {
+        self.inputs = self.inputs.partition(partition)?;
+        self.partition = Some(partition);
+        Ok(self)
+    }
+
+    /// What embeds: a [`crate::Clip`], or an embedder of one's own. Needed.
+    pub fn embed(mut self, embedder: impl Embedder + 'static) -> Pipeline {
+        self.embedder = Some(Box::new(embedder));
+        self
+    }
+
+    /// A score: its name, and a [`crate::Head`] or a scorer of one's own.
+    pub fn score(mut self, name: &str, scorer: impl Scorer + 'static) -> Pipeline {
+        self.scorers.push((name.into(), Box::new(scorer)));
+        self
+    }
+
+    /// Keeps samples whose score is at least `bound`.
+    pub fn min(mut self, score: &str, bound: f64) -> Pipeline {
+        self.thresholds.push(Threshold { score: score.into(), bound: Bound::Min(bound) });
+        self
+    }
+
+    /// Keeps samples whose score is below `bound`.
+    pub fn max(mut self, score: &str, bound: f64) -> Pipeline {
+        self.thresholds.push(Threshold { score: score.into(), bound: Bound::Max(bound) });
+        self
+    }
+
+    /// Keeps samples that pass a test of one's own; `name` is the reason of those that do not. Tests come after the
+    /// thresholds.
+    pub fn keep_if(mut self, name: &str, test: impl Fn(&Candidate) -> bool + Send + Sync + 'static) -> Pipeline {
+        self.filters.push((name.into(), Box::new(test)));
+        self
+    }
+
+    /// Looks for duplicates among what passes; without this stage nothing is a duplicate.
+    pub fn dedup(mut self, dedup: Dedup) -> Pipeline {
+        self.dedup = Some(dedup);
+        self
+    }
+
+    /// Writes the curated set to `RUN/curated`; without this stage the decisions are the result.
+    pub fn write(mut self, shards: Shards) -> Pipeline {
+        self.write = Some(shards);
+        self
+    }
+
+    /// Samples a part, the unit of work, of resume and of memory: [`PART_SIZE`] by default.
+    pub fn part_size(mut self, samples: usize) -> Pipeline {
+        self.part_size = samples;
+        self
+    }
+
+    /// Images a batch, at most; the embedder's choice by default. Batches never cross parts.
+    pub fn batch_size(mut self, images: usize) -> Pipeline {
+        self.batch_size = Some(images);
+        self
+    }
+
+    /// What one image may cost.
+    pub fn limits(mut self, limits: Limits) -> Pipeline {
+        self.limits = limits;
+        self
+    }
+
+    /// The kind of device that the embedder runs on, for `run.json`: parts of another kind are not gone on with.
+    pub fn device_kind(mut self, kind: &str) -> Pipeline {
+        self.device = kind.into();
+        self
+    }
+
+    /// Removes an earlier run of another request from the directory instead of refusing it.
+    pub fn overwrite(mut self, overwrite: bool) -> Pipeline {
+        self.overwrite = overwrite;
+        self
+    }
+
+    /// Whom to tell what happens.
+    pub fn on_event(mut self, observer: impl Fn(Event<'_>) + Send + Sync + 'static) -> Pipeline {
+        self.observer = Box::new(observer);
+        self
+    }
+
+    /// A switch that ends the work at the next batch; what is stored stays, and the same pipeline goes on from there.
+    pub fn stop_when(mut self, stop: &'static AtomicBool) -> Pipeline {
+        self.stop = stop;
+        self
+    }
+
+    /// Runs the stages into the directory `out`.
+    ///
+    /// All that can be known to be wrong is refused before the first image is decoded. A directory of the same request is gone
+    /// on with: finished parts are passed over.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for requests that contradict themselves or the directory; what the stages say.
+    pub fn run(self, out: impl AsRef<Path>) -> Result<Summary> {
+        let observer = &self.observer;
+        let context = Context { observer, stop: self.stop };
+        let embedder = self.embedder.as_deref().ok_or_else(|| Error::usage("a pipeline needs an embedder: Pipeline::embed"))?;
+        let cut = embed::Cut {
+            part_size: self.part_size,
+            batch_size: self.batch_size.unwrap_or_else(|| embedder.batch_size()),
+            limits: self.limits,
+        };
+        self.check(embedder, &cut)?;
+
+        let (dir, file) = self.open(out.as_ref(), embedder, &cut, context)?;
+        let mut run = Run::over(dir, file);
+        for (input, reason) in self.inputs.unusable() {
+            context.note(&format!("{input}: {reason}"));
+        }
+        let embedded = run.embed(&self.inputs, embedder, &cut, context)?;
+        for (name, scorer) in &self.scorers {
+            run.score(name, &**scorer, context)?;
+        }
+        run.set_thresholds(self.thresholds.clone())?;
+        let deciding = self.dedup.is_some() || self.write.is_some() || !self.filters.is_empty() || !self.thresholds.is_empty();
+        if self.partition.is_some() || !deciding {
+            return Ok(Summary { read: embedded.read, bad: embedded.bad, ..Summary::default() });
+        }
+        let summary = run.dedup(self.dedup.as_ref().unwrap_or(&Dedup::off()), &self.filters, context)?;
+        if let Some(shards) = &self.write {
+            run.write_from(&[&self.inputs], shards, None, self.overwrite, context)?;
+        }
+        Ok(summary)
+    }
+
+    /// Everything that can be wrong before the directory is looked at.
+    fn check(&self, embedder: &dyn Embedder, cut: &embed::Cut) -> Result<()> {
+        for (what, size) in [("part size", cut.part_size), ("batch size", cut.batch_size)] {
+            if size == 0 {
+                return Err(Error::usage(format!("a {what} of 0: give at least 1")));
+            }
+        }
+        for (i, (name, scorer)) in self.scorers.iter().enumerate() {
+            check_score_name(name)?;
+            check_dims(name, &**scorer, embedder.dims())?;
+            if self.scorers[..i].iter().any(|(other, _)| other == name) {
+                return Err(Error::usage(format!("two scores are called {name}")));
+            }
+        }
+        let named = |name: &str| self.scorers.iter().any(|(other, _)| other == name);
+        if let Some(t) = self.thresholds.iter().find(|t| !named(&t.score)) {
+            return Err(Error::usage(format!("a threshold on {}, but no head makes that score; add its head", t.score)));
+        }
+        for (name, _) in &self.filters {
+            check_score_name(name)?;
+        }
+        let Some(dedup) = &self.dedup else { return Ok(()) };
+        dedup.check()?;
+        match &dedup.keep {
+            crate::dedup::decide::Keep::Best { score, .. } if !named(score) => {
+                Err(Error::usage(format!("--keep best:{score}: no head makes that score; add --head {score}=...")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens the run directory: a new one, the same request's, or with `overwrite` one that is cleared.
+    fn open(&self, out: &Path, embedder: &dyn Embedder, cut: &embed::Cut, context: Context) -> Result<(RunDir, RunFile)> {
+        let request = EmbedRequest {
+            inputs: self.specs.clone(),
+            content: self.inputs.describe(),
+            partition: self.partition.map(|p| p.to_string()),
+            id_column: self.options.id_column.clone(),
+            model: embedder.name().into(),
+            fingerprint: embedder.fingerprint(),
+            dims: embedder.dims(),
+            dtype: format!("{:?}", embedder.dtype()).to_lowercase(),
+            device: self.device.clone(),
+            part_size: cut.part_size,
+            batch_size: cut.batch_size,
+            default_eps: embedder.default_eps(),
+        };
+        let dir = RunDir::create(out)?;
+        if let Some(file) = dir.read_run_file()? {
+            let difference = match &file.embed {
+                Some(earlier) => earlier.difference(&request),
+                None => Some("it is a set of other runs".into()),
+            };
+            match difference {
+                None => {
+                    let parts = dir.parts();
+                    if parts > 0 {
+                        context.note(&format!("{}: going on after {parts} finished parts", out.display()));
+                    }
+                    return Ok((dir, file));
+                }
+                Some(difference) if !self.overwrite => {
+                    return Err(Error::usage(format!(
+                        "{} holds another run: {difference}; give a new --out, or --overwrite to begin anew",
+                        out.display()
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        dir.clear()?;
+        let file = RunFile { embed: Some(request), ..RunFile::default() };
+        if let Some(lines) = self.inputs.stdin_list() {
+            crate::atomic::write(dir.path("stdin.txt"), |out| {
+                lines.iter().try_for_each(|line| std::io::Write::write_all(out, format!("{line}\n").as_bytes()))
+            })?;
+        }
+        Ok((dir, file))
+    }
+}

@@ -1,0 +1,123 @@
+//! What a running pipeline tells, and how it is told to stop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crate::error::{Error, Result};
+
+/// A stage of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Reading, decoding and embedding; counted in samples.
+    Embed,
+    /// A head over stored embeddings; counted in rows.
+    Score,
+    /// Clusters and pairs; counted in pairs found.
+    Dedup,
+    /// Thresholds and pairs -> decisions; counted in samples.
+    Decide,
+    /// The curated set; counted in samples kept.
+    Write,
+}
+
+impl Stage {
+    /// As it stands in `run.json` and in progress lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Embed => "embed",
+            Stage::Score => "score",
+            Stage::Dedup => "dedup",
+            Stage::Decide => "decide",
+            Stage::Write => "write",
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A stage begins, with the number of items to come where it is known.
+    Started {
+        /// Which.
+        stage: Stage,
+        /// Items to come.
+        total: Option<u64>,
+    },
+    /// Items of a stage are done.
+    Advanced {
+        /// Which.
+        stage: Stage,
+        /// Items done so far.
+        done: u64,
+    },
+    /// A stage is over.
+    Finished {
+        /// Which.
+        stage: Stage,
+        /// Items done in all.
+        done: u64,
+        /// Seconds it took.
+        seconds: f64,
+    },
+    /// A sentence for the user.
+    Note(&'a str),
+}
+
+/// Takes events, from any thread.
+pub type Observer<'a> = dyn Fn(Event<'_>) + Send + Sync + 'a;
+
+/// What every stage is given: whom to tell, and whether to stop.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Takes the events.
+    pub observer: &'a Observer<'a>,
+    /// Set from outside to end the work at the next batch.
+    pub stop: &'a AtomicBool,
+}
+
+impl<'a> Context<'a> {
+    /// # Errors
+    /// [`Error::Interrupted`] where the work is to end.
+    pub fn check(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    /// Says a sentence.
+    pub fn note(&self, text: &str) {
+        (self.observer)(Event::Note(text));
+    }
+
+    /// Begins a stage.
+    pub fn begin(&self, stage: Stage, total: Option<u64>) -> Running<'a> {
+        (self.observer)(Event::Started { stage, total });
+        Running { context: *self, stage, done: 0, begun: Instant::now() }
+    }
+}
+
+/// A stage under way.
+pub struct Running<'a> {
+    context: Context<'a>,
+    stage: Stage,
+    done: u64,
+    begun: Instant,
+}
+
+impl Running<'_> {
+    /// More items are done.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where the work is to end.
+    pub fn advance(&mut self, items: u64) -> Result<()> {
+        self.done += items;
+        (self.context.observer)(Event::Advanced { stage: self.stage, done: self.done });
+        self.context.check()
+    }
+
+    /// The stage is over; gives the seconds it took.
+    pub fn finish(self) -> f64 {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        (self.context.observer)(Event::Finished { stage: self.stage, done: self.done, seconds });
+        seconds
+    }
+}

@@ -1,0 +1,132 @@
+//! The rows of one run, or of several taken as one set, in read order.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Result};
+use crate::store::tables::SampleRow;
+use crate::store::{RunDir, Table, tables};
+
+/// Samples of a set and what is known of them, without embeddings.
+pub(super) struct Samples {
+    /// All samples, good and bad.
+    pub rows: Vec<SampleRow>,
+    /// Positions in `rows` of the good ones: the rows of every matrix and score.
+    pub good: Vec<usize>,
+    /// Good samples of each part, all runs' parts one after the other.
+    pub part_sizes: Vec<usize>,
+}
+
+impl Samples {
+    /// Reads all samples of all runs.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where two runs have the same id; [`Error::Run`] where a table is damaged.
+    pub fn read(dirs: &[&RunDir]) -> Result<Samples> {
+        let mut samples = Samples { rows: Vec::new(), good: Vec::new(), part_sizes: Vec::new() };
+        for dir in dirs {
+            for part in 0..dir.parts() {
+                let before = samples.good.len();
+                for row in dir.read_samples(part)? {
+                    if row.good() {
+                        samples.good.push(samples.rows.len());
+                    }
+                    samples.rows.push(row);
+                }
+                samples.part_sizes.push(samples.good.len() - before);
+            }
+        }
+        if dirs.len() > 1 {
+            samples.check_ids(dirs)?;
+        }
+        Ok(samples)
+    }
+
+    fn check_ids(&self, dirs: &[&RunDir]) -> Result<()> {
+        let mut ids: Vec<&str> = self.rows.iter().map(|r| r.id.as_str()).collect();
+        ids.sort_unstable();
+        match ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            None => Ok(()),
+            Some(pair) => {
+                let runs: Vec<_> = dirs.iter().map(|d| d.root().display().to_string()).collect();
+                Err(Error::usage(format!(
+                    "the id {} stands in more than one of {}; runs of one set have different ids, as partitions of one input have",
+                    pair[0],
+                    runs.join(", ")
+                )))
+            }
+        }
+    }
+
+    /// A good row's sample.
+    pub fn sample(&self, row: usize) -> &SampleRow {
+        &self.rows[self.good[row]]
+    }
+
+    /// n: good rows.
+    pub fn len(&self) -> usize {
+        self.good.len()
+    }
+
+    /// Good row numbers by id.
+    pub fn by_id(&self) -> HashMap<&str, u64> {
+        self.good.iter().enumerate().map(|(row, at)| (self.rows[*at].id.as_str(), row as u64)).collect()
+    }
+}
+
+/// The embedding matrix `[n, d]` of all runs.
+///
+/// # Errors
+/// [`Error::Run`] where a table is damaged or does not fit its samples.
+pub(super) fn read_embeddings(dirs: &[&RunDir], samples: &Samples, d: usize) -> Result<Vec<f32>> {
+    let mut matrix = Vec::with_capacity(samples.len() * d);
+    let mut row = 0;
+    for dir in dirs {
+        for part in 0..dir.parts() {
+            let embeddings = dir.read_embeddings(part)?;
+            let fits = embeddings.dims == d
+                && embeddings.rows.len() == embeddings.ids.len() * d
+                && embeddings.ids.iter().enumerate().all(|(i, id)| row + i < samples.len() && *id == samples.sample(row + i).id);
+            if !fits {
+                let path = dir.part(Table::Embeddings, part);
+                return Err(Error::run(path, "does not hold the embeddings of its samples; remove the part and embed again"));
+            }
+            row += embeddings.ids.len();
+            matrix.extend_from_slice(&embeddings.rows);
+        }
+    }
+    Ok(matrix)
+}
+
+/// A score of all good rows.
+///
+/// # Errors
+/// [`Error::Run`] where a table is damaged or missing.
+pub(super) fn read_scores(dirs: &[&RunDir], samples: &Samples, name: &str) -> Result<Vec<f32>> {
+    let mut scores = Vec::with_capacity(samples.len());
+    for dir in dirs {
+        for part in 0..dir.parts() {
+            scores.extend(dir.read_scores(name, part)?);
+        }
+    }
+    if scores.len() != samples.len() {
+        let reason = format!("{} scores of {name} for {} samples; run clipsift score again", scores.len(), samples.len());
+        return Err(Error::run(dirs[0].path("scores"), reason));
+    }
+    Ok(scores)
+}
+
+/// Centroid numbers and cosine distances of all good rows, from `clusters/`.
+///
+/// # Errors
+/// [`Error::Run`] where a table is damaged or missing.
+pub(super) fn read_clusters(home: &RunDir, samples: &Samples) -> Result<(Vec<u32>, Vec<f32>)> {
+    let (mut labels, mut distances) = (Vec::new(), Vec::new());
+    for part in 0..samples.part_sizes.len() {
+        let path = home.part(Table::Clusters, part);
+        let table = crate::atomic::read_parquet(&path)?;
+        let (l, d) = tables::clusters_from_batch(&table).map_err(|reason| Error::run(&path, reason))?;
+        labels.extend(l);
+        distances.extend(d);
+    }
+    Ok((labels, distances))
+}
