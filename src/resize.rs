@@ -28,7 +28,7 @@ const CHANNELS: usize = 3;
 /// Resizes so that the shorter edge has `shortest_edge` pixels, then cuts `crop x crop` pixels from the centre: `crop * crop * 3`
 /// bytes, row by row, RGB.
 ///
-/// Equals, byte for byte, Pillow's `resize(size, BICUBIC)` followed by Hugging Face's `center_crop`:
+/// Equals, byte for byte, Pillow 13's `resize(size, BICUBIC)` followed by Hugging Face's `center_crop`:
 ///
 /// - the longer edge becomes `floor(shortest_edge * long / short)`,
 /// - the crop begins at `floor((n - crop) / 2)` in each direction (torchvision rounds half to even instead, one pixel apart at
@@ -357,7 +357,7 @@ mod tests {
         for (width, to) in [(1, 7), (5, 3), (40, 40), (97, 13), (500, 298), (3000, 7)] {
             let height = 4;
             let pixels: Vec<u8> = (0..width * height * CHANNELS)
-                .map(|i| (i * 2_654_435_761 >> 13) as u8)
+                .map(|i| ((i * 2_654_435_761) >> 13) as u8)
                 .collect();
             let tile = Tile {
                 pixels: &pixels,
