@@ -7,7 +7,12 @@
 //! Only what the crop shows is computed: the horizontal pass makes the crop's columns, of those source rows that the crop's
 //! rows draw on. An image of 1 x 60,000 pixels, which Pillow would first resize to 224 x 13,440,000, costs no more than any other.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 use std::ops::Range;
+
+use pulp::Arch;
 
 use crate::sample::Rgb8;
 
@@ -17,16 +22,13 @@ const PRECISION_BITS: u32 = 32 - 8 - 2;
 /// Bicubic reaches two source pixels to each side, before it is widened for a downscale.
 const SUPPORT: f64 = 2.0;
 
-/// Taps are padded with zero weights to a multiple of this, so that the inner loops have a fixed shape.
-const TAP_GROUP: usize = 4;
-
 /// Bytes of a pixel.
 const CHANNELS: usize = 3;
 
 /// Resizes so that the shorter edge has `shortest_edge` pixels, then cuts `crop x crop` pixels from the centre: `crop * crop * 3`
 /// bytes, row by row, RGB.
 ///
-/// Equals, byte for byte, Pillow's `resize(size, BICUBIC)` followed by Hugging Face's `center_crop`:
+/// Equals, byte for byte, Pillow 13's `resize(size, BICUBIC)` followed by Hugging Face's `center_crop`:
 ///
 /// - the longer edge becomes `floor(shortest_edge * long / short)`,
 /// - the crop begins at `floor((n - crop) / 2)` in each direction (torchvision rounds half to even instead, one pixel apart at
@@ -152,7 +154,7 @@ struct Weights {
     taps: Vec<(usize, usize)>,
     /// `stride` fixed-point weights for each output position; those past its taps are zero.
     values: Vec<i32>,
-    /// Taps of the widest output position, rounded up to a whole [`TAP_GROUP`].
+    /// Taps of the widest output position.
     stride: usize,
 }
 
@@ -173,7 +175,7 @@ impl Weights {
             (centre, first, end - first)
         };
         let widest = window.clone().map(|position| reach(position).2).max();
-        let stride = widest.unwrap_or(0).next_multiple_of(TAP_GROUP);
+        let stride = widest.unwrap_or(0);
 
         let length = (window.end - window.start) as usize;
         let mut taps = Vec::with_capacity(length);
@@ -239,6 +241,7 @@ fn to_fixed(weight: f64) -> i32 {
 }
 
 /// The 8-bit value of a sum that began at one half.
+#[inline(always)]
 fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
@@ -260,15 +263,23 @@ struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    /// The pixels of row `y` of the image from column `x` on.
+    /// The pixels from row `y` and column `x` of the image on.
     fn row(&self, y: usize, x: usize) -> &'a [u8] {
-        let stride = self.width * CHANNELS;
-        &self.pixels[(y - self.top) * stride..][..stride][(x - self.left) * CHANNELS..]
+        &self.pixels[((y - self.top) * self.width + x - self.left) * CHANNELS..]
     }
 }
 
 /// Makes the window's columns of some rows of the image: `rows x weights.len()` pixels.
 fn resize_width(tile: Tile, rows: Range<usize>, weights: &Weights) -> Vec<u8> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(resized) = avx2::resize_width(tile, rows.clone(), weights) {
+        return resized;
+    }
+    resize_width_plain(tile, rows, weights)
+}
+
+/// [`resize_width`] on any processor.
+fn resize_width_plain(tile: Tile, rows: Range<usize>, weights: &Weights) -> Vec<u8> {
     let stride = weights.len() * CHANNELS;
     let mut resized = vec![0; rows.len() * stride];
     for (y, out) in rows.zip(resized.chunks_exact_mut(stride)) {
@@ -296,15 +307,82 @@ fn resize_height(tile: Tile, columns: Range<usize>, weights: &Weights) -> Vec<u8
     let mut sums = vec![0; stride];
     let outputs = resized.chunks_exact_mut(stride);
     for ((out, &(first, count)), values) in outputs.zip(&weights.taps).zip(weights.rows()) {
-        sums.fill(HALF);
-        for (y, &weight) in (first..first + count).zip(values) {
-            for (sum, &value) in sums.iter_mut().zip(tile.row(y, columns.start)) {
+        // The same loops, compiled for each generation of vector instructions.
+        Arch::new().dispatch(BlendRows {
+            rows: tile.row(first, columns.start),
+            step: tile.width * CHANNELS,
+            values: &values[..count],
+            sums: &mut sums,
+            out,
+        });
+    }
+    resized
+}
+
+/// One output row's work.
+struct BlendRows<'a> {
+    /// The first source row, and what follows it.
+    rows: &'a [u8],
+    /// From one source row to the next.
+    step: usize,
+    values: &'a [i32],
+    sums: &'a mut [i32],
+    out: &'a mut [u8],
+}
+
+impl pulp::NullaryFnOnce for BlendRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.sums.fill(HALF);
+        for (i, &weight) in self.values.iter().enumerate() {
+            let row = &self.rows[i * self.step..][..self.sums.len()];
+            for (sum, &value) in self.sums.iter_mut().zip(row) {
                 *sum += i32::from(value) * weight;
             }
         }
-        for (out, &sum) in out.iter_mut().zip(&sums) {
+        for (out, &sum) in self.out.iter_mut().zip(self.sums.iter()) {
             *out = to_byte(sum);
         }
     }
-    resized
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vector_pass_equals_the_plain_one() {
+        for (width, to) in [(1, 7), (5, 3), (40, 40), (97, 13), (500, 298), (3000, 7)] {
+            let height = 4;
+            let pixels: Vec<u8> = (0..width * height * CHANNELS)
+                .map(|i| ((i * 2_654_435_761) >> 13) as u8)
+                .collect();
+            let tile = Tile {
+                pixels: &pixels,
+                width,
+                left: 0,
+                top: 0,
+            };
+            for window in [0..to, to / 3..to - to / 4] {
+                let weights = Weights::new(width, to, window);
+                let plain = resize_width_plain(tile, 1..height, &weights);
+                assert_eq!(
+                    resize_width(tile, 1..height, &weights),
+                    plain,
+                    "{width} to {to}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_weights_of_a_kept_length_are_one() {
+        let weights = Weights::new(9, 9, 0..9);
+        for (i, (&(first, _), values)) in weights.taps.iter().zip(weights.rows()).enumerate() {
+            let nonzero: Vec<_> = (first..).zip(values).filter(|(_, w)| **w != 0).collect();
+            assert_eq!(nonzero, [(i, &(1 << PRECISION_BITS))]);
+        }
+    }
 }
