@@ -28,7 +28,7 @@ impl Blob {
     ///
     /// # Errors
     /// A sentence for the ledger when the file cannot be examined.
-    pub fn len(&self) -> Result<u64, String> {
+    pub fn size(&self) -> Result<u64, String> {
         match self {
             Blob::File(path) => match std::fs::metadata(path) {
                 Ok(metadata) => Ok(metadata.len()),
@@ -44,7 +44,7 @@ impl Blob {
     /// # Errors
     /// A sentence for the ledger.
     pub fn read(&self, limit: u64) -> Result<Vec<u8>, String> {
-        let length = self.len()?;
+        let length = self.size()?;
         if length > limit {
             return Err(format!("{length} bytes, more than the limit of {limit}"));
         }
