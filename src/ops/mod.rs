@@ -6,5 +6,6 @@ pub mod dot;
 pub mod identical;
 pub mod normalize;
 pub mod rows;
+mod scan;
 pub mod simd;
 pub mod tile;

@@ -8,6 +8,7 @@
 use super::dot;
 use super::identical;
 use super::rows::Rows;
+use super::scan;
 use super::simd::gemm;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -125,17 +126,16 @@ fn band_pairs(
                 gemm::rows_by_rows(left, right, d, products);
                 for (i, cosines) in band.clone().zip(products.chunks_exact(columns.len())) {
                     let after = (i + 1).saturating_sub(columns.start).min(cosines.len());
-                    for (j, &product) in (columns.start + after..).zip(&cosines[after..]) {
-                        if product >= limit {
-                            let cosine = dot::cosine(rows.values(i), rows.values(j));
-                            if cosine >= threshold {
-                                pairs.push(Pair {
-                                    a: rows.row_at(i),
-                                    b: rows.row_at(j),
-                                    cosine,
-                                    identical: false,
-                                });
-                            }
+                    for j in scan::at_least(&cosines[after..], limit) {
+                        let j = columns.start + after + j;
+                        let cosine = dot::cosine(rows.values(i), rows.values(j));
+                        if cosine >= threshold {
+                            pairs.push(Pair {
+                                a: rows.row_at(i),
+                                b: rows.row_at(j),
+                                cosine,
+                                identical: false,
+                            });
                         }
                     }
                 }
@@ -187,14 +187,14 @@ pub fn best_earlier(rows: Rows, tile: usize) -> Vec<Match> {
                 for (i, cosines) in products.chunks_exact(columns.len()).enumerate() {
                     let position = band.start + i;
                     let before = columns.partition_point(|&p| p < position);
-                    let greatest = cosines[..before]
-                        .iter()
-                        .fold(f32::NEG_INFINITY, |x, &y| if y > x { y } else { x });
+                    let greatest = -scan::smallest(&cosines[..before], |x| -x);
                     // The greatest of this tile may be off by the margin downwards, the others upwards.
                     let mut limit =
                         limits[i].max(gemm::round_down(f64::from(greatest) - 2.0 * margin));
-                    for (&p, &product) in columns[..before].iter().zip(cosines) {
-                        if product >= limit {
+                    for j in scan::at_least(&cosines[..before], limit) {
+                        // The limit has risen since.
+                        if cosines[j] >= limit {
+                            let p = columns[j];
                             let cosine = dot::cosine(rows.values(position), rows.values(p));
                             // Positions ascend, so the earliest keeps a tie.
                             if cosine > found[i] {
