@@ -1,7 +1,7 @@
 //! Cosine tiles: all pairs of rows above a threshold, and for each row its best match among the rows before it.
 //!
 //! A tile of cosines comes from an f32 matrix product, is scanned and forgotten; the matrix is never whole. What the scan finds
-//! within the error bound of the product ([`gemm::error_bound`], about 5e-5 for unit rows at d = 768) is only a candidate: it is
+//! within the error bound of the product (`simd::gemm::error_bound`, about 5e-5 for unit rows at d = 768) is only a candidate: it is
 //! computed again by the canonical [`dot::cosine`], and that value alone decides. The results are therefore the same bytes for
 //! every tile size, number of threads and instruction set.
 
