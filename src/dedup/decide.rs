@@ -25,7 +25,7 @@
 //! ```
 
 pub use super::exact::Pair;
-pub use super::rank::{Keep, RankKeys, id_hash, rank};
+pub use super::rank::{Error as RankError, Keep, RankKeys, id_hash, rank};
 
 use std::fmt;
 use std::str::FromStr;

@@ -108,44 +108,49 @@ pub(super) fn parallel(
     const OVERSAMPLING: f64 = 2.0;
     let n = rows.len() / d;
     let mut candidates = vec![below(n, rng)];
+    let mut nearest = vec![0; n];
     let mut distances = vec![f64::INFINITY; n];
-    let mut newest = candidates.clone();
-    for _ in 0..ROUNDS {
-        let assignment = assign(rows, d, &gather(rows, d, &newest))?;
-        for (distance, new) in distances.iter_mut().zip(assignment.squared_distances) {
-            *distance = distance.min(new);
+    let mut first_new = 0;
+    for round in 0..=ROUNDS {
+        let assignment = assign(rows, d, &gather(rows, d, &candidates[first_new..]))?;
+        let new = assignment.labels.iter().zip(&assignment.squared_distances);
+        for ((nearest, distance), (&label, &to_new)) in
+            nearest.iter_mut().zip(&mut distances).zip(new)
+        {
+            if to_new < *distance {
+                (*nearest, *distance) = (first_new + label as usize, to_new);
+            }
         }
         let cost: f64 = distances
             .chunks(BLOCK)
             .map(|block| block.iter().sum::<f64>())
             .sum();
-        if cost == 0.0 {
+        if round == ROUNDS || cost == 0.0 {
             break;
         }
+        first_new = candidates.len();
         let key = rng.next_u64();
-        newest = (0..n)
-            .filter(|&row| {
-                let chance = OVERSAMPLING * k as f64 * distances[row] / cost;
-                uniform(mix(key ^ mix(row as u64))) < chance
-            })
-            .collect();
-        if newest.is_empty() {
+        candidates.extend((0..n).filter(|&row| {
+            let chance = OVERSAMPLING * k as f64 * distances[row] / cost;
+            uniform(mix(key ^ mix(row as u64))) < chance
+        }));
+        if candidates.len() == first_new {
             break;
         }
-        candidates.extend(&newest);
     }
-    // Too few: any other rows, the earliest.
+    let mut weights = vec![0.0; candidates.len()];
+    for candidate in nearest {
+        weights[candidate] += 1.0;
+    }
+    // Too few: any other rows, the earliest, without a weight.
     if candidates.len() < k {
         let mut is_candidate = vec![false; n];
         candidates.iter().for_each(|&row| is_candidate[row] = true);
         let missing = k - candidates.len();
         candidates.extend((0..n).filter(|&row| !is_candidate[row]).take(missing));
+        weights.resize(k, 0.0);
     }
     let among = gather(rows, d, &candidates);
-    let mut weights = vec![0.0; candidates.len()];
-    for label in assign(rows, d, &among)?.labels {
-        weights[label as usize] += 1.0;
-    }
     let chosen = plus_plus(&among, d, Some(&weights), k, rng);
     Ok(gather(&among, d, &chosen))
 }

@@ -7,6 +7,7 @@
 
 use super::dot;
 use super::rows::Rows;
+use super::scan;
 use super::simd::gemm;
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -141,21 +142,14 @@ impl Task<'_> {
             gemm::rows_by_rows(tile, block, d, &mut scratch.products[..m * n]);
             let squared = &self.squared[first..first + n];
             for (i, scores) in scratch.products[..m * n].chunks_exact_mut(n).enumerate() {
-                let mut smallest = f32::INFINITY;
                 for (score, &squared) in scores.iter_mut().zip(squared) {
                     *score = squared - 2.0 * *score;
-                    smallest = if *score < smallest { *score } else { smallest };
                 }
                 let best = &mut scratch.best[i];
-                *best = best.min(smallest);
+                *best = best.min(scan::smallest(scores, |x| x));
                 let limit = *best + scratch.margins[i];
-                if smallest <= limit {
-                    scratch.candidates[i].extend(
-                        (first as u32..)
-                            .zip(scores.iter().copied())
-                            .filter(|&(_, score)| score <= limit),
-                    );
-                }
+                scratch.candidates[i]
+                    .extend(scan::at_most(scores, limit).map(|j| ((first + j) as u32, scores[j])));
             }
             first += n;
         }

@@ -5,7 +5,7 @@
 //! a fused multiply-add gives the same bits; only the order counts, and it depends on the length alone. Tiles, threads,
 //! instruction sets and devices therefore agree on every bit, and swapping the operands changes nothing.
 
-const LANES: usize = 16;
+use super::simd::lanes;
 
 /// The dot product of two rows of the same length; their cosine, as rows are unit rows already.
 ///
@@ -15,7 +15,7 @@ const LANES: usize = 16;
 /// # Panics
 /// When the lengths differ.
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    reduce(a, b, |x, y| x * y)
+    lanes::dot(a, b)
 }
 
 /// `|a - b|^2`, by the differences (so that equal rows are at exactly 0).
@@ -23,31 +23,7 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
 /// # Panics
 /// When the lengths differ.
 pub fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
-    reduce(a, b, |x, y| (x - y) * (x - y))
-}
-
-#[inline(always)]
-fn reduce(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
-    assert_eq!(a.len(), b.len(), "two rows of the same length");
-    let mut lanes = [0.0f64; LANES];
-    let (a_blocks, a_rest) = a.as_chunks::<LANES>();
-    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
-    for (x, y) in a_blocks.iter().zip(b_blocks) {
-        for lane in 0..LANES {
-            lanes[lane] += term(f64::from(x[lane]), f64::from(y[lane]));
-        }
-    }
-    for (lane, (&x, &y)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-        *lane += term(f64::from(x), f64::from(y));
-    }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            lanes[lane] += lanes[lane + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+    lanes::squared_distance(a, b)
 }
 
 #[cfg(test)]

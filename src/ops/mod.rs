@@ -20,6 +20,7 @@ pub mod linear;
 pub mod normalize;
 pub mod patchify;
 pub mod rows;
+mod scan;
 pub mod simd;
 pub mod tile;
 

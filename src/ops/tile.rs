@@ -1,13 +1,14 @@
 //! Cosine tiles: all pairs of rows above a threshold, and for each row its best match among the rows before it.
 //!
 //! A tile of cosines comes from an f32 matrix product, is scanned and forgotten; the matrix is never whole. What the scan finds
-//! within the error bound of the product ([`gemm::error_bound`], about 5e-5 for unit rows at d = 768) is only a candidate: it is
+//! within the error bound of the product (`simd::gemm::error_bound`, about 5e-5 for unit rows at d = 768) is only a candidate: it is
 //! computed again by the canonical [`dot::cosine`], and that value alone decides. The results are therefore the same bytes for
 //! every tile size, number of threads and instruction set.
 
 use super::dot;
 use super::identical;
 use super::rows::Rows;
+use super::scan;
 use super::simd::gemm;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -125,17 +126,16 @@ fn band_pairs(
                 gemm::rows_by_rows(left, right, d, products);
                 for (i, cosines) in band.clone().zip(products.chunks_exact(columns.len())) {
                     let after = (i + 1).saturating_sub(columns.start).min(cosines.len());
-                    for (j, &product) in (columns.start + after..).zip(&cosines[after..]) {
-                        if product >= limit {
-                            let cosine = dot::cosine(rows.values(i), rows.values(j));
-                            if cosine >= threshold {
-                                pairs.push(Pair {
-                                    a: rows.row_at(i),
-                                    b: rows.row_at(j),
-                                    cosine,
-                                    identical: false,
-                                });
-                            }
+                    for j in scan::at_least(&cosines[after..], limit) {
+                        let j = columns.start + after + j;
+                        let cosine = dot::cosine(rows.values(i), rows.values(j));
+                        if cosine >= threshold {
+                            pairs.push(Pair {
+                                a: rows.row_at(i),
+                                b: rows.row_at(j),
+                                cosine,
+                                identical: false,
+                            });
                         }
                     }
                 }
@@ -187,14 +187,14 @@ pub fn best_earlier(rows: Rows, tile: usize) -> Vec<Match> {
                 for (i, cosines) in products.chunks_exact(columns.len()).enumerate() {
                     let position = band.start + i;
                     let before = columns.partition_point(|&p| p < position);
-                    let greatest = cosines[..before]
-                        .iter()
-                        .fold(f32::NEG_INFINITY, |x, &y| if y > x { y } else { x });
+                    let greatest = -scan::smallest(&cosines[..before], |x| -x);
                     // The greatest of this tile may be off by the margin downwards, the others upwards.
                     let mut limit =
                         limits[i].max(gemm::round_down(f64::from(greatest) - 2.0 * margin));
-                    for (&p, &product) in columns[..before].iter().zip(cosines) {
-                        if product >= limit {
+                    for j in scan::at_least(&cosines[..before], limit) {
+                        // The limit has risen since.
+                        if cosines[j] >= limit {
+                            let p = columns[j];
                             let cosine = dot::cosine(rows.values(position), rows.values(p));
                             // Positions ascend, so the earliest keeps a tie.
                             if cosine > found[i] {
