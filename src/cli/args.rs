@@ -11,7 +11,12 @@ use clipsift::{Error, Result};
 
 /// Curate image sets: CLIP embeddings, scores, semantic duplicates.
 #[derive(Debug, Parser)]
-#[command(version, about, before_help = "Example: clipsift curate photos/ --out run", max_term_width = 110)]
+#[command(
+    version,
+    about,
+    before_help = "Example: clipsift curate photos/ --out run",
+    max_term_width = 110
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -31,12 +36,16 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    pub fn start_threads(&self) -> Result<()> {
-        let Some(threads) = self.threads else { return Ok(()) };
+    pub(crate) fn start_threads(&self) -> Result<()> {
+        let Some(threads) = self.threads else {
+            return Ok(());
+        };
         if threads == 0 {
             return Err(Error::usage("--threads 0: give at least 1"));
         }
-        let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        let built = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global();
         built.map_err(|e| Error::usage(format!("--threads {threads}: {e}")))
     }
 }
@@ -44,10 +53,14 @@ impl Common {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Everything in one decode pass: read, embed, score, find duplicates, write
-    #[command(before_help = "Example: clipsift curate photos/ 'shards/{00000..00041}.tar' --out run")]
+    #[command(
+        before_help = "Example: clipsift curate photos/ 'shards/{00000..00041}.tar' --out run"
+    )]
     Curate(CurateArgs),
     /// Read, decode, embed, store
-    #[command(before_help = "Example: clipsift embed photos/ --model openai/clip-vit-large-patch14 --out run")]
+    #[command(
+        before_help = "Example: clipsift embed photos/ --model openai/clip-vit-large-patch14 --out run"
+    )]
     Embed(EmbedArgs),
     /// Heads over stored embeddings, no decoding
     #[command(before_help = "Example: clipsift score run --aesthetic --head mine=head.safetensors")]

@@ -10,11 +10,17 @@ use clipsift::read::Options;
 use clipsift::{Clip, Device, Embedder, Error, Head, Pipeline, Result, Scorer, manifest};
 
 use super::STOP;
-use super::args::{CurateArgs, DedupArgs, EmbedArgs, FilterArgs, ModelsArgs, ModelsCommand, ScoreArgs, WriteArgs};
+use super::args::{
+    CurateArgs, DedupArgs, EmbedArgs, FilterArgs, ModelsArgs, ModelsCommand, ScoreArgs, WriteArgs,
+};
 use super::flags::{self, Thresholds};
 use super::terminal::Terminal;
 
-pub(crate) fn curate(args: CurateArgs, thresholds: Thresholds, terminal: Terminal) -> Result<ExitCode> {
+pub(crate) fn curate(
+    args: CurateArgs,
+    thresholds: Thresholds,
+    terminal: Terminal,
+) -> Result<ExitCode> {
     flags::check_thresholds(&args.heads, &thresholds)?;
     let dedup = args.dedup.to_dedup()?;
     let shards = args.write.to_shards()?;
@@ -38,7 +44,10 @@ pub(crate) fn embed(args: EmbedArgs, terminal: Terminal) -> Result<ExitCode> {
 
 /// A pipeline up to the embeddings, and d.
 fn begin(args: &EmbedArgs, terminal: Terminal) -> Result<(Pipeline, usize)> {
-    let options = Options { id_column: args.id_column.clone(), ..Options::default() };
+    let options = Options {
+        id_column: args.id_column.clone(),
+        ..Options::default()
+    };
     // Inputs first: a wrong path should be said before a model of gigabytes is loaded.
     let mut pipeline = Pipeline::over_with(args.inputs.clone(), options)?;
     if let Some(partition) = args.partition {
@@ -72,15 +81,25 @@ fn finish(pipeline: Pipeline, args: &EmbedArgs) -> Result<ExitCode> {
     let run = Run::open(&args.out)?;
     print_summary(&run, &summary);
     if args.strict && summary.bad > 0 {
-        eprintln!("clipsift: --strict: {} bad samples; their reasons are in {}", summary.bad, args.out.join("samples").display());
+        eprintln!(
+            "clipsift: --strict: {} bad samples; their reasons are in {}",
+            summary.bad,
+            args.out.join("samples").display()
+        );
         return Ok(ExitCode::from(1));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn score(args: ScoreArgs, thresholds: Thresholds, terminal: &Terminal) -> Result<ExitCode> {
+pub(crate) fn score(
+    args: ScoreArgs,
+    thresholds: Thresholds,
+    terminal: &Terminal,
+) -> Result<ExitCode> {
     if args.heads.aesthetic.is_none() && args.heads.nsfw.is_none() && args.heads.heads.is_empty() {
-        return Err(Error::usage("no head: give --aesthetic, --nsfw or --head NAME=SPEC"));
+        return Err(Error::usage(
+            "no head: give --aesthetic, --nsfw or --head NAME=SPEC",
+        ));
     }
     with_context(terminal, |context| {
         for path in &args.runs {
@@ -101,15 +120,26 @@ pub(crate) fn score(args: ScoreArgs, thresholds: Thresholds, terminal: &Terminal
     })
 }
 
-pub(crate) fn dedup(args: DedupArgs, thresholds: Thresholds, terminal: &Terminal) -> Result<ExitCode> {
+pub(crate) fn dedup(
+    args: DedupArgs,
+    thresholds: Thresholds,
+    terminal: &Terminal,
+) -> Result<ExitCode> {
     let dedup = args.dedup.to_dedup()?;
     let mut run = match (&args.runs[..], &args.out) {
         ([run], None) => Run::open(run)?,
         ([run], Some(out)) if out == run => Run::open(run)?,
-        (_, None) => return Err(Error::usage("several runs are one set: give --out for what is decided about them")),
+        (_, None) => {
+            return Err(Error::usage(
+                "several runs are one set: give --out for what is decided about them",
+            ));
+        }
         (runs, Some(out)) => {
             if runs.contains(out) {
-                return Err(Error::usage(format!("--out {} is one of the runs; give another folder", out.display())));
+                return Err(Error::usage(format!(
+                    "--out {} is one of the runs; give another folder",
+                    out.display()
+                )));
             }
             Run::union(&runs.iter().map(AsRef::as_ref).collect::<Vec<&Path>>(), out)?
         }
@@ -124,7 +154,11 @@ pub(crate) fn dedup(args: DedupArgs, thresholds: Thresholds, terminal: &Terminal
     })
 }
 
-pub(crate) fn filter(args: FilterArgs, thresholds: Thresholds, terminal: &Terminal) -> Result<ExitCode> {
+pub(crate) fn filter(
+    args: FilterArgs,
+    thresholds: Thresholds,
+    terminal: &Terminal,
+) -> Result<ExitCode> {
     let mut run = Run::open(&args.run)?;
     with_context(terminal, |context| {
         run.set_thresholds(thresholds.0)?;
@@ -149,11 +183,17 @@ pub(crate) fn models(args: ModelsArgs) -> Result<ExitCode> {
         ModelsCommand::List => {
             println!("{:<36} {:>5} {:>5}  about", "model", "d", "eps");
             for m in &manifest::manifest().models {
-                println!("{:<36} {:>5} {:>5}  {} ({})", m.name, m.d, m.default_eps, m.about, m.licence);
+                println!(
+                    "{:<36} {:>5} {:>5}  {} ({})",
+                    m.name, m.d, m.default_eps, m.about, m.licence
+                );
             }
             println!("\n{:<36} {:>5}        about", "head", "d");
             for h in &manifest::manifest().heads {
-                println!("{:<36} {:>5}        {} ({})", h.name, h.d, h.about, h.licence);
+                println!(
+                    "{:<36} {:>5}        {} ({})",
+                    h.name, h.d, h.about, h.licence
+                );
             }
         }
         ModelsCommand::Check { spec } => check(&spec)?,
@@ -174,8 +214,14 @@ fn check(spec: &str) -> Result<()> {
     let clip = Clip::load(spec, &Device::cpu())?;
     let c = clip.config();
     println!("model   {}", clip.name());
-    println!("tower   {} layers, {} wide, {} heads, {:?}", c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.hidden_act);
-    println!("image   {0} x {0} pixels, patches of {1}", c.image_size, c.patch_size);
+    println!(
+        "tower   {} layers, {} wide, {} heads, {:?}",
+        c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.hidden_act
+    );
+    println!(
+        "image   {0} x {0} pixels, patches of {1}",
+        c.image_size, c.patch_size
+    );
     println!("gives   {} dims", c.projection_dim);
     println!("work    {:.2} GFLOP an image", c.flop() as f64 / 1e9);
     println!("eps     {} by default", clip.default_eps());
@@ -185,7 +231,10 @@ fn check(spec: &str) -> Result<()> {
 
 fn with_context(terminal: &Terminal, work: impl FnOnce(Context) -> Result<()>) -> Result<ExitCode> {
     let observer = |event: clipsift::pipeline::Event<'_>| terminal.show(event);
-    work(Context { observer: &observer, stop: &STOP })?;
+    work(Context {
+        observer: &observer,
+        stop: &STOP,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -206,7 +255,15 @@ fn print_summary(run: &Run, summary: &Summary) {
         row("images/s", format!("{:.1}", summary.read as f64 / seconds));
     }
     println!("run                    {}", run.root().display());
-    if run.file().write.as_ref().is_some_and(|w| w.layout != "none") {
-        println!("curated                {}", run.root().join("curated").display());
+    if run
+        .file()
+        .write
+        .as_ref()
+        .is_some_and(|w| w.layout != "none")
+    {
+        println!(
+            "curated                {}",
+            run.root().join("curated").display()
+        );
     }
 }

@@ -13,7 +13,7 @@ use super::args::{DedupFlags, DedupMode, HeadFlags, Init, WriteFlags};
 pub(crate) struct Thresholds(pub Vec<Threshold>);
 
 impl Thresholds {
-    pub fn from_matches(matches: &ArgMatches) -> Result<Thresholds> {
+    pub(crate) fn from_matches(matches: &ArgMatches) -> Result<Thresholds> {
         let mut found: Vec<(usize, Threshold)> = Vec::new();
         for (flag, score, bound) in [
             ("min_aesthetic", "aesthetic", Bound::Min as fn(f64) -> Bound),
@@ -26,7 +26,8 @@ impl Thresholds {
         }
         for (flag, bound) in [("min", Bound::Min as fn(f64) -> Bound), ("max", Bound::Max)] {
             // Commands without thresholds do not know the flag.
-            let typed = matches.try_contains_id(flag).unwrap_or(false) && matches.value_source(flag) == Some(ValueSource::CommandLine);
+            let typed = matches.try_contains_id(flag).unwrap_or(false)
+                && matches.value_source(flag) == Some(ValueSource::CommandLine);
             if !typed {
                 continue;
             }
@@ -38,19 +39,28 @@ impl Thresholds {
             }
         }
         found.sort_by_key(|(index, _)| *index);
-        Ok(Thresholds(found.into_iter().map(|(_, threshold)| threshold).collect()))
+        Ok(Thresholds(
+            found.into_iter().map(|(_, threshold)| threshold).collect(),
+        ))
     }
 }
 
 fn wrong(flag: &str, text: &str) -> Error {
-    Error::usage(format!("--{flag} {text}: give NAME=NUMBER, such as --{flag} aesthetic=5"))
+    Error::usage(format!(
+        "--{flag} {text}: give NAME=NUMBER, such as --{flag} aesthetic=5"
+    ))
 }
 
 fn threshold(score: &str, x: f64, bound: fn(f64) -> Bound) -> Result<Threshold> {
     if x.is_nan() {
-        return Err(Error::usage(format!("a threshold of NaN on {score} would keep nothing")));
+        return Err(Error::usage(format!(
+            "a threshold of NaN on {score} would keep nothing"
+        )));
     }
-    Ok(Threshold { score: score.into(), bound: bound(x) })
+    Ok(Threshold {
+        score: score.into(),
+        bound: bound(x),
+    })
 }
 
 /// Loads the heads that were asked for, for embeddings of d dims, in the order aesthetic, nsfw, others.
@@ -74,7 +84,11 @@ pub(crate) fn heads(flags: &HeadFlags, model: &str, d: usize) -> Result<Vec<(Str
         let (name, spec) = text
             .split_once('=')
             .filter(|(name, spec)| !name.is_empty() && !spec.is_empty())
-            .ok_or_else(|| Error::usage(format!("--head {text}: give NAME=SPEC, such as --head mine=head.safetensors")))?;
+            .ok_or_else(|| {
+                Error::usage(format!(
+                    "--head {text}: give NAME=SPEC, such as --head mine=head.safetensors"
+                ))
+            })?;
         heads.push((name.to_string(), Head::load(spec)?));
     }
     Ok(heads)
@@ -85,7 +99,10 @@ pub(crate) fn check_thresholds(flags: &HeadFlags, thresholds: &Thresholds) -> Re
     let named = |score: &str| {
         (score == "aesthetic" && flags.aesthetic.is_some())
             || (score == "nsfw" && flags.nsfw.is_some())
-            || flags.heads.iter().any(|h| h.split_once('=').is_some_and(|(name, _)| name == score))
+            || flags
+                .heads
+                .iter()
+                .any(|h| h.split_once('=').is_some_and(|(name, _)| name == score))
     };
     match thresholds.0.iter().find(|t| !named(&t.score)) {
         None => Ok(()),
@@ -94,18 +111,21 @@ pub(crate) fn check_thresholds(flags: &HeadFlags, thresholds: &Thresholds) -> Re
                 "aesthetic" | "nsfw" => format!("--{}", t.score),
                 name => format!("--head {name}=SPEC"),
             };
-            Err(Error::usage(format!("a threshold on {}, but no head makes that score; add {flag}", t.score)))
+            Err(Error::usage(format!(
+                "a threshold on {}, but no head makes that score; add {flag}",
+                t.score
+            )))
         }
     }
 }
 
 impl DedupFlags {
-    pub fn to_dedup(&self) -> Result<Dedup> {
+    pub(crate) fn to_dedup(&self) -> Result<Dedup> {
         let clusters = match self.clusters.as_str() {
             "auto" => None,
-            text => Some(
-                text.parse().ok().filter(|k| *k > 0).ok_or_else(|| Error::usage(format!("--clusters {text}: give a number or auto")))?,
-            ),
+            text => Some(text.parse().ok().filter(|k| *k > 0).ok_or_else(|| {
+                Error::usage(format!("--clusters {text}: give a number or auto"))
+            })?),
         };
         let dedup = Dedup {
             mode: match self.dedup {
@@ -139,10 +159,13 @@ impl DedupFlags {
 }
 
 impl WriteFlags {
-    pub fn to_shards(&self) -> Result<Shards> {
+    pub(crate) fn to_shards(&self) -> Result<Shards> {
         if self.shard_size == 0 {
             return Err(Error::usage("--shard-size 0: give at least 1"));
         }
-        Ok(Shards { layout: self.layout, shard_size: self.shard_size })
+        Ok(Shards {
+            layout: self.layout,
+            shard_size: self.shard_size,
+        })
     }
 }

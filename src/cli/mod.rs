@@ -32,14 +32,20 @@ impl Request {
             ExitCode::from(2)
         })?;
         let typed = matches.subcommand().map(|(_, sub)| sub);
-        let thresholds = typed.map_or_else(|| Ok(flags::Thresholds::default()), flags::Thresholds::from_matches);
+        let thresholds = typed.map_or_else(
+            || Ok(flags::Thresholds::default()),
+            flags::Thresholds::from_matches,
+        );
         let request = thresholds.map(|thresholds| Request { cli, thresholds });
         request.map_err(|error| report(&error))
     }
 
     /// Does it.
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let Request { cli: Cli { command, common }, thresholds } = self;
+        let Request {
+            cli: Cli { command, common },
+            thresholds,
+        } = self;
         common.start_threads()?;
         let terminal = terminal::Terminal::new(common.quiet);
         match command {

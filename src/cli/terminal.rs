@@ -25,21 +25,28 @@ struct State {
 }
 
 impl Terminal {
-    pub fn new(quiet: bool) -> Terminal {
-        Terminal { quiet, bars: std::io::stderr().is_terminal(), state: Mutex::default() }
+    pub(crate) fn new(quiet: bool) -> Terminal {
+        Terminal {
+            quiet,
+            bars: std::io::stderr().is_terminal(),
+            state: Mutex::default(),
+        }
     }
 
     /// A sentence for the user.
-    pub fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         self.show(Event::Note(text));
     }
 
-    pub fn show(&self, event: Event) {
+    pub(crate) fn show(&self, event: Event) {
         if self.quiet {
             return;
         }
         // A thread that panicked while it printed leaves nothing here that could not be used.
-        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut state = self
+            .state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         match event {
             Event::Note(text) => match &state.bar {
                 Some(bar) => bar.suspend(|| eprintln!("{text}")),
@@ -55,16 +62,29 @@ impl Terminal {
                 None => {
                     if state.printed.is_some_and(|at| at.elapsed() >= LINE_EVERY) {
                         let seconds = state.begun.map_or(0.0, |at| at.elapsed().as_secs_f64());
-                        eprintln!("{}: {done} {}, {:.1} a second", stage.as_str(), unit(stage), done as f64 / seconds);
+                        eprintln!(
+                            "{}: {done} {}, {:.1} a second",
+                            stage.as_str(),
+                            unit(stage),
+                            done as f64 / seconds
+                        );
                         state.printed = Some(Instant::now());
                     }
                 }
             },
-            Event::Finished { stage, done, seconds } => {
+            Event::Finished {
+                stage,
+                done,
+                seconds,
+            } => {
                 if let Some(bar) = state.bar.take() {
                     bar.finish_and_clear();
                 }
-                eprintln!("{}: {done} {} in {seconds:.1} s", stage.as_str(), unit(stage));
+                eprintln!(
+                    "{}: {done} {} in {seconds:.1} s",
+                    stage.as_str(),
+                    unit(stage)
+                );
             }
             _ => {}
         }

@@ -105,20 +105,27 @@ pub(super) struct Plan<'a> {
 
 impl Plan<'_> {
     /// The mode that `auto` comes to.
-    pub fn settle(&self, n: usize, d: usize, context: Context) -> Mode {
+    pub(super) fn settle(&self, n: usize, d: usize, context: Context) -> Mode {
         let needs_clusters = matches!(self.keep, Keep::Hard | Keep::Easy);
         let work = (n as f64).powi(2) * d as f64;
         match self.mode {
             Mode::Auto if needs_clusters => {
-                context.note(&format!("dedup: semantic, because --keep {} needs clusters", self.keep));
+                context.note(&format!(
+                    "dedup: semantic, because --keep {} needs clusters",
+                    self.keep
+                ));
                 Mode::Semantic
             }
             Mode::Auto if work <= EXACT_WORK => {
-                context.note(&format!("dedup: exact, {n} rows of {d} are few enough to compare every pair"));
+                context.note(&format!(
+                    "dedup: exact, {n} rows of {d} are few enough to compare every pair"
+                ));
                 Mode::Exact
             }
             Mode::Auto => {
-                context.note(&format!("dedup: semantic, {n} rows of {d} are many; --dedup exact compares every pair"));
+                context.note(&format!(
+                    "dedup: semantic, {n} rows of {d} are many; --dedup exact compares every pair"
+                ));
                 Mode::Semantic
             }
             mode => mode,
@@ -126,9 +133,13 @@ impl Plan<'_> {
     }
 
     /// As it goes into `run.json`.
-    pub fn request(&self, mode: Mode, n: usize) -> Result<DedupRequest> {
+    pub(super) fn request(&self, mode: Mode, n: usize) -> Result<DedupRequest> {
         let semantic = mode == Mode::Semantic;
-        let clusters = if semantic { Some(self.cluster_request(n)?) } else { None };
+        let clusters = if semantic {
+            Some(self.cluster_request(n)?)
+        } else {
+            None
+        };
         Ok(DedupRequest {
             mode: if semantic { "semantic" } else { "exact" }.into(),
             floor: self.floor,
@@ -140,7 +151,9 @@ impl Plan<'_> {
     fn cluster_request(&self, n: usize) -> Result<ClusterRequest> {
         let c = self.clusters;
         let digest = |path: &PathBuf| -> Result<String> {
-            Ok(hex(&Sha256::digest(std::fs::read(path).map_err(Error::io("read", path))?)))
+            Ok(hex(&Sha256::digest(
+                std::fs::read(path).map_err(Error::io("read", path))?,
+            )))
         };
         Ok(ClusterRequest {
             clusters: c.clusters.unwrap_or_else(|| kmeans::clusters_auto(n)),
@@ -171,7 +184,12 @@ pub(super) fn find(
     let mut running = context.begin(Stage::Dedup, None);
     let matrix = read_embeddings(dirs, samples, d)?;
     context.check()?;
-    let mut pairs = PairFiles { home, samples, held: Vec::new(), files: 0 };
+    let mut pairs = PairFiles {
+        home,
+        samples,
+        held: Vec::new(),
+        files: 0,
+    };
     let mut take = |block: &[Pair]| {
         running.advance(block.len() as u64)?;
         pairs.take(block)
@@ -179,10 +197,17 @@ pub(super) fn find(
     if samples.len() == 0 {
         // Nothing to compare; an empty table says that it was looked for.
     } else if mode == Mode::Exact {
-        let params = exact::Params { floor: plan.floor, ..exact::Params::default() };
+        let params = exact::Params {
+            floor: plan.floor,
+            ..exact::Params::default()
+        };
         ExactPairs::new(&matrix, d, params)?.for_each(&mut take)?;
     } else {
-        let params = semantic::Params { kmeans: kmeans_params(plan, d)?, floor: plan.floor, ..semantic::Params::default() };
+        let params = semantic::Params {
+            kmeans: kmeans_params(plan, d)?,
+            floor: plan.floor,
+            ..semantic::Params::default()
+        };
         let dedup = SemanticDedup::fit(&matrix, d, params)?;
         write_clusters(home, samples, &matrix, &dedup)?;
         dedup.for_each(&mut take)?;
@@ -214,42 +239,78 @@ fn kmeans_params(plan: &Plan, d: usize) -> Result<kmeans::Params> {
 /// Centroids `[k, d]` from a safetensors file with a tensor `centroids`, such as a run's own.
 fn read_centroids(path: &std::path::Path, d: usize) -> Result<Vec<f32>> {
     let weights = Weights::open_file(path)?;
-    let shape = weights.shape("centroids").ok_or_else(|| Error::usage(format!("{}: has no tensor centroids", path.display())))?;
+    let shape = weights
+        .shape("centroids")
+        .ok_or_else(|| Error::usage(format!("{}: has no tensor centroids", path.display())))?;
     match shape[..] {
-        [k, width] if width == d && k > 0 => Ok(weights.get("centroids", &shape)?.flatten_all()?.to_vec1()?),
-        _ => Err(Error::usage(format!("{}: centroids are {shape:?}, the embeddings ask for [k, {d}]", path.display()))),
+        [k, width] if width == d && k > 0 => {
+            Ok(weights.get("centroids", &shape)?.flatten_all()?.to_vec1()?)
+        }
+        _ => Err(Error::usage(format!(
+            "{}: centroids are {shape:?}, the embeddings ask for [k, {d}]",
+            path.display()
+        ))),
     }
 }
 
-fn write_clusters(home: &RunDir, samples: &Samples, matrix: &[f32], dedup: &SemanticDedup) -> Result<()> {
+fn write_clusters(
+    home: &RunDir,
+    samples: &Samples,
+    matrix: &[f32],
+    dedup: &SemanticDedup,
+) -> Result<()> {
     home.prepare(Table::Clusters)?;
     let kmeans = dedup.kmeans();
     let (k, d) = (kmeans.clusters(), kmeans.d);
-    let bytes: Vec<u8> = kmeans.centroids.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let bytes: Vec<u8> = kmeans
+        .centroids
+        .iter()
+        .flat_map(|x| x.to_le_bytes())
+        .collect();
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![k, d], &bytes)
         .map_err(|e| Error::shape("centroids", format!("[{k}, {d}]"), e.to_string()))?;
     let file = safetensors::serialize([("centroids", view)], None)
         .map_err(|e| Error::shape("centroids", format!("[{k}, {d}]"), e.to_string()))?;
-    atomic::write(home.path("clusters/centroids.safetensors"), |out| std::io::Write::write_all(out, &file))?;
+    atomic::write(home.path("clusters/centroids.safetensors"), |out| {
+        std::io::Write::write_all(out, &file)
+    })?;
 
     let cosine = kmeans::cosine_dist_to_cent(matrix, d, &kmeans.centroids, &kmeans.labels)?;
     let l2 = kmeans::l2_dist_to_cent(matrix, d, &kmeans.centroids, &kmeans.labels)?;
     let mut first = 0;
     for (part, size) in samples.part_sizes.iter().enumerate() {
         let rows = first..first + size;
-        let ids: Vec<&str> = rows.clone().map(|row| samples.sample(row).id.as_str()).collect();
-        let table = tables::clusters_to_batch(&ids, &kmeans.labels[rows.clone()], &cosine[rows.clone()], &l2[rows])?;
+        let ids: Vec<&str> = rows
+            .clone()
+            .map(|row| samples.sample(row).id.as_str())
+            .collect();
+        let table = tables::clusters_to_batch(
+            &ids,
+            &kmeans.labels[rows.clone()],
+            &cosine[rows.clone()],
+            &l2[rows],
+        )?;
         atomic::write_parquet(home.part(Table::Clusters, part), &table)?;
         first += size;
     }
     Ok(())
 }
 
-fn write_matches(home: &RunDir, dirs: &[&RunDir], samples: &Samples, dedup: &SemanticDedup, plan: &Plan) -> Result<()> {
+fn write_matches(
+    home: &RunDir,
+    dirs: &[&RunDir],
+    samples: &Samples,
+    dedup: &SemanticDedup,
+    plan: &Plan,
+) -> Result<()> {
     let order = order(home, dirs, samples, plan.keep, plan.seed)?;
     let matches = dedup.matches(&order)?;
     let id = |row: u64| samples.sample(row as usize).id.as_str();
-    let rows: Vec<_> = order.iter().map(|row| (*row, &matches[*row as usize])).map(|(row, m)| (id(row), id(m.row), m.cosine)).collect();
+    let rows: Vec<_> = order
+        .iter()
+        .map(|row| (*row, &matches[*row as usize]))
+        .map(|(row, m)| (id(row), id(m.row), m.cosine))
+        .collect();
     let table = tables::matched_to_batch(["id", "max_id", "cosine_sim_score"], &rows)?;
     atomic::write_parquet(home.path("duplicates/matches.parquet"), &table)
 }
@@ -258,15 +319,26 @@ fn write_matches(home: &RunDir, dirs: &[&RunDir], samples: &Samples, dedup: &Sem
 ///
 /// # Errors
 /// [`Error::Usage`] where the order needs clusters or a score that are not there.
-pub(super) fn order(home: &RunDir, dirs: &[&RunDir], samples: &Samples, keep: &Keep, seed: u64) -> Result<Vec<u64>> {
+pub(super) fn order(
+    home: &RunDir,
+    dirs: &[&RunDir],
+    samples: &Samples,
+    keep: &Keep,
+    seed: u64,
+) -> Result<Vec<u64>> {
     let n = samples.len();
     let rows = || (0..n).map(|row| samples.sample(row));
     let mut by_id: Vec<usize> = (0..n).collect();
     by_id.sort_unstable_by_key(|row| &samples.sample(*row).id);
     let mut id_rank = vec![0; n];
-    by_id.iter().enumerate().for_each(|(rank, row)| id_rank[*row] = rank as u64);
+    by_id
+        .iter()
+        .enumerate()
+        .for_each(|(rank, row)| id_rank[*row] = rank as u64);
     let hashes: Vec<u64> = rows().map(|row| id_hash(&row.id)).collect();
-    let pixels: Vec<u64> = rows().map(|row| u64::from(row.width) * u64::from(row.height)).collect();
+    let pixels: Vec<u64> = rows()
+        .map(|row| u64::from(row.width) * u64::from(row.height))
+        .collect();
     let bytes: Vec<u64> = rows().map(|row| row.bytes).collect();
     let distances = match keep {
         Keep::Hard | Keep::Easy => read_clusters(home, samples)?.1,
@@ -276,7 +348,10 @@ pub(super) fn order(home: &RunDir, dirs: &[&RunDir], samples: &Samples, keep: &K
         Keep::Best { score, .. } => Some((score.as_str(), read_scores(dirs, samples, score)?)),
         _ => None,
     };
-    let scores: Vec<(&str, &[f32])> = score.iter().map(|(name, values)| (*name, values.as_slice())).collect();
+    let scores: Vec<(&str, &[f32])> = score
+        .iter()
+        .map(|(name, values)| (*name, values.as_slice()))
+        .collect();
     Ok(rank(
         keep,
         &RankKeys {
@@ -313,7 +388,11 @@ impl PairFiles<'_> {
 
     /// Writes what is held; the first file even when it is empty.
     fn finish(&mut self) -> Result<()> {
-        if self.files == 0 || !self.held.is_empty() { self.flush() } else { Ok(()) }
+        if self.files == 0 || !self.held.is_empty() {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -323,7 +402,11 @@ impl PairFiles<'_> {
         let cosine: Vec<_> = self.held.iter().map(|p| p.cosine).collect();
         let identical: Vec<_> = self.held.iter().map(|p| p.identical).collect();
         let table = tables::pairs_to_batch(&a, &b, &cosine, &identical)?;
-        atomic::write_parquet(self.home.path(&format!("duplicates/pairs-{:05}.parquet", self.files)), &table)?;
+        atomic::write_parquet(
+            self.home
+                .path(&format!("duplicates/pairs-{:05}.parquet", self.files)),
+            &table,
+        )?;
         self.files += 1;
         self.held.clear();
         Ok(())
@@ -334,7 +417,11 @@ impl PairFiles<'_> {
 ///
 /// # Errors
 /// [`Error::Run`] where a file is damaged or names an id that is not in the set.
-pub(super) fn read_pairs(home: &RunDir, samples: &Samples, mut each: impl FnMut(&[Pair]) -> Result<()>) -> Result<()> {
+pub(super) fn read_pairs(
+    home: &RunDir,
+    samples: &Samples,
+    mut each: impl FnMut(&[Pair]) -> Result<()>,
+) -> Result<()> {
     let rows = samples.by_id();
     for file in 0.. {
         let path = home.path(&format!("duplicates/pairs-{file:05}.parquet"));
@@ -343,8 +430,17 @@ pub(super) fn read_pairs(home: &RunDir, samples: &Samples, mut each: impl FnMut(
         }
         let mut block = Vec::new();
         tables::for_each_pair(&atomic::read_parquet(&path)?, |a, b, cosine, identical| {
-            let row = |id: &str| rows.get(id).copied().ok_or_else(|| format!("names {id}, which is not in the set"));
-            block.push(Pair { a: row(a)?, b: row(b)?, cosine, identical });
+            let row = |id: &str| {
+                rows.get(id)
+                    .copied()
+                    .ok_or_else(|| format!("names {id}, which is not in the set"))
+            };
+            block.push(Pair {
+                a: row(a)?,
+                b: row(b)?,
+                cosine,
+                identical,
+            });
             Ok(())
         })
         .map_err(|reason| Error::run(&path, reason))?;

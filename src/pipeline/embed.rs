@@ -53,7 +53,10 @@ enum Message {
     /// All batches of the part are sent.
     EndOfPart,
     /// A part that is done already.
-    Standing { read: u64, bad: u64 },
+    Standing {
+        read: u64,
+        bad: u64,
+    },
     Failed(Error),
 }
 
@@ -109,7 +112,10 @@ fn walk(
                 context.check()?;
                 let batch: Vec<Sample> = samples.by_ref().take(left.min(cut.batch_size)).collect();
                 left -= batch.len();
-                let prepared = batch.par_iter().map(|sample| prepare(sample, embedder, &cut.limits)).collect();
+                let prepared = batch
+                    .par_iter()
+                    .map(|sample| prepare(sample, embedder, &cut.limits))
+                    .collect();
                 if sender.send(Message::Batch(prepared)).is_err() {
                     return Ok(());
                 }
@@ -136,14 +142,22 @@ fn standing(dir: &RunDir, part: usize, samples: impl Iterator<Item = Sample>) ->
     for sample in samples {
         match rows.get(read) {
             Some(row) if row.id == sample.id && row.offset == sample.offset => read += 1,
-            Some(row) => return Err(changed(format!("{} is now where {} was", sample.id, row.id))),
+            Some(row) => {
+                return Err(changed(format!(
+                    "{} is now where {} was",
+                    sample.id, row.id
+                )));
+            }
             None => return Err(changed(format!("{} is new", sample.id))),
         }
     }
     if read < rows.len() {
         return Err(changed(format!("{} is gone", rows[read].id)));
     }
-    Ok(Message::Standing { read: read as u64, bad: rows.iter().filter(|row| !row.good()).count() as u64 })
+    Ok(Message::Standing {
+        read: read as u64,
+        bad: rows.iter().filter(|row| !row.good()).count() as u64,
+    })
 }
 
 /// One sample as far as it goes without the device.
@@ -214,22 +228,49 @@ struct Part {
 
 impl Part {
     fn new(index: usize, embedder: &dyn Embedder) -> Part {
-        let embeddings = Embeddings { ids: Vec::new(), dims: embedder.dims(), dtype: embedder.dtype(), rows: Vec::new() };
-        Part { index, samples: Vec::new(), embeddings }
+        let embeddings = Embeddings {
+            ids: Vec::new(),
+            dims: embedder.dims(),
+            dtype: embedder.dtype(),
+            rows: Vec::new(),
+        };
+        Part {
+            index,
+            samples: Vec::new(),
+            embeddings,
+        }
     }
 
     /// Embeds the good samples of a batch; gives the number of bad ones.
     fn add(&mut self, batch: Vec<Prepared>, embedder: &dyn Embedder) -> Result<u64> {
-        let inputs: Vec<&[u8]> = batch.iter().filter(|p| p.row.good()).map(|p| p.input.as_slice()).collect();
+        let inputs: Vec<&[u8]> = batch
+            .iter()
+            .filter(|p| p.row.good())
+            .map(|p| p.input.as_slice())
+            .collect();
         let d = embedder.dims();
-        let embedded = if inputs.is_empty() { None } else { Some(embedder.embed(&inputs.concat())?) };
+        let embedded = if inputs.is_empty() {
+            None
+        } else {
+            Some(embedder.embed(&inputs.concat())?)
+        };
         if let Some(embedded) = &embedded {
             if embedded.good.len() != inputs.len() || embedded.rows.len() != inputs.len() * d {
-                let got = format!("{} values for {} images", embedded.rows.len(), embedded.good.len());
-                return Err(Error::shape("embed", format!("{} rows of {d}", inputs.len()), got));
+                let got = format!(
+                    "{} values for {} images",
+                    embedded.rows.len(),
+                    embedded.good.len()
+                );
+                return Err(Error::shape(
+                    "embed",
+                    format!("{} rows of {d}", inputs.len()),
+                    got,
+                ));
             }
         }
-        let mut rows = embedded.iter().flat_map(|e| e.rows.chunks_exact(d).zip(&e.good));
+        let mut rows = embedded
+            .iter()
+            .flat_map(|e| e.rows.chunks_exact(d).zip(&e.good));
         let mut bad = 0;
         for Prepared { mut row, .. } in batch {
             if row.good() {

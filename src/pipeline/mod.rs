@@ -81,7 +81,10 @@ impl Pipeline {
     ///
     /// # Errors
     /// As [`Pipeline::over`].
-    pub fn over_with<S: Into<String>>(inputs: impl IntoIterator<Item = S>, options: Options) -> Result<Pipeline> {
+    pub fn over_with<S: Into<String>>(
+        inputs: impl IntoIterator<Item = S>,
+        options: Options,
+    ) -> Result<Pipeline> {
         let specs: Vec<String> = inputs.into_iter().map(Into::into).collect();
         let inputs = Inputs::open(&specs, &options)?;
         Ok(Pipeline::of(inputs, specs, options))
@@ -92,8 +95,15 @@ impl Pipeline {
     /// # Errors
     /// As [`Inputs::from_readers`].
     pub fn over_readers(readers: Vec<Box<dyn Reader>>) -> Result<Pipeline> {
-        let specs = readers.iter().map(|reader| reader.name().to_string()).collect();
-        Ok(Pipeline::of(Inputs::from_readers(readers)?, specs, Options::default()))
+        let specs = readers
+            .iter()
+            .map(|reader| reader.name().to_string())
+            .collect();
+        Ok(Pipeline::of(
+            Inputs::from_readers(readers)?,
+            specs,
+            Options::default(),
+        ))
     }
 
     fn of(inputs: Inputs, specs: Vec<String>, options: Options) -> Pipeline {
@@ -142,19 +152,29 @@ impl Pipeline {
 
     /// Keeps samples whose score is at least `bound`.
     pub fn min(mut self, score: &str, bound: f64) -> Pipeline {
-        self.thresholds.push(Threshold { score: score.into(), bound: Bound::Min(bound) });
+        self.thresholds.push(Threshold {
+            score: score.into(),
+            bound: Bound::Min(bound),
+        });
         self
     }
 
     /// Keeps samples whose score is below `bound`.
     pub fn max(mut self, score: &str, bound: f64) -> Pipeline {
-        self.thresholds.push(Threshold { score: score.into(), bound: Bound::Max(bound) });
+        self.thresholds.push(Threshold {
+            score: score.into(),
+            bound: Bound::Max(bound),
+        });
         self
     }
 
     /// Keeps samples that pass a test of one's own; `name` is the reason of those that do not. Tests come after the
     /// thresholds.
-    pub fn keep_if(mut self, name: &str, test: impl Fn(&Candidate) -> bool + Send + Sync + 'static) -> Pipeline {
+    pub fn keep_if(
+        mut self,
+        name: &str,
+        test: impl Fn(&Candidate) -> bool + Send + Sync + 'static,
+    ) -> Pipeline {
         self.filters.push((name.into(), Box::new(test)));
         self
     }
@@ -222,8 +242,14 @@ impl Pipeline {
     /// [`Error::Usage`] for requests that contradict themselves or the directory; what the stages say.
     pub fn run(self, out: impl AsRef<Path>) -> Result<Summary> {
         let observer = &self.observer;
-        let context = Context { observer, stop: self.stop };
-        let embedder = self.embedder.as_deref().ok_or_else(|| Error::usage("a pipeline needs an embedder: Pipeline::embed"))?;
+        let context = Context {
+            observer,
+            stop: self.stop,
+        };
+        let embedder = self
+            .embedder
+            .as_deref()
+            .ok_or_else(|| Error::usage("a pipeline needs an embedder: Pipeline::embed"))?;
         let cut = embed::Cut {
             part_size: self.part_size,
             batch_size: self.batch_size.unwrap_or_else(|| embedder.batch_size()),
@@ -241,11 +267,22 @@ impl Pipeline {
             run.score(name, &**scorer, context)?;
         }
         run.set_thresholds(self.thresholds.clone())?;
-        let deciding = self.dedup.is_some() || self.write.is_some() || !self.filters.is_empty() || !self.thresholds.is_empty();
+        let deciding = self.dedup.is_some()
+            || self.write.is_some()
+            || !self.filters.is_empty()
+            || !self.thresholds.is_empty();
         if self.partition.is_some() || !deciding {
-            return Ok(Summary { read: embedded.read, bad: embedded.bad, ..Summary::default() });
+            return Ok(Summary {
+                read: embedded.read,
+                bad: embedded.bad,
+                ..Summary::default()
+            });
         }
-        let summary = run.dedup(self.dedup.as_ref().unwrap_or(&Dedup::off()), &self.filters, context)?;
+        let summary = run.dedup(
+            self.dedup.as_ref().unwrap_or(&Dedup::off()),
+            &self.filters,
+            context,
+        )?;
         if let Some(shards) = &self.write {
             run.write_from(&[&self.inputs], shards, None, self.overwrite, context)?;
         }
@@ -268,23 +305,34 @@ impl Pipeline {
         }
         let named = |name: &str| self.scorers.iter().any(|(other, _)| other == name);
         if let Some(t) = self.thresholds.iter().find(|t| !named(&t.score)) {
-            return Err(Error::usage(format!("a threshold on {}, but no head makes that score; add its head", t.score)));
+            return Err(Error::usage(format!(
+                "a threshold on {}, but no head makes that score; add its head",
+                t.score
+            )));
         }
         for (name, _) in &self.filters {
             check_score_name(name)?;
         }
-        let Some(dedup) = &self.dedup else { return Ok(()) };
+        let Some(dedup) = &self.dedup else {
+            return Ok(());
+        };
         dedup.check()?;
         match &dedup.keep {
-            crate::dedup::decide::Keep::Best { score, .. } if !named(score) => {
-                Err(Error::usage(format!("--keep best:{score}: no head makes that score; add --head {score}=...")))
-            }
+            crate::dedup::decide::Keep::Best { score, .. } if !named(score) => Err(Error::usage(
+                format!("--keep best:{score}: no head makes that score; add --head {score}=..."),
+            )),
             _ => Ok(()),
         }
     }
 
     /// Opens the run directory: a new one, the same request's, or with `overwrite` one that is cleared.
-    fn open(&self, out: &Path, embedder: &dyn Embedder, cut: &embed::Cut, context: Context) -> Result<(RunDir, RunFile)> {
+    fn open(
+        &self,
+        out: &Path,
+        embedder: &dyn Embedder,
+        cut: &embed::Cut,
+        context: Context,
+    ) -> Result<(RunDir, RunFile)> {
         let request = EmbedRequest {
             inputs: self.specs.clone(),
             content: self.inputs.describe(),
@@ -309,7 +357,10 @@ impl Pipeline {
                 None => {
                     let parts = dir.parts();
                     if parts > 0 {
-                        context.note(&format!("{}: going on after {parts} finished parts", out.display()));
+                        context.note(&format!(
+                            "{}: going on after {parts} finished parts",
+                            out.display()
+                        ));
                     }
                     return Ok((dir, file));
                 }
@@ -323,10 +374,15 @@ impl Pipeline {
             }
         }
         dir.clear()?;
-        let file = RunFile { embed: Some(request), ..RunFile::default() };
+        let file = RunFile {
+            embed: Some(request),
+            ..RunFile::default()
+        };
         if let Some(lines) = self.inputs.stdin_list() {
             crate::atomic::write(dir.path("stdin.txt"), |out| {
-                lines.iter().try_for_each(|line| std::io::Write::write_all(out, format!("{line}\n").as_bytes()))
+                lines.iter().try_for_each(|line| {
+                    std::io::Write::write_all(out, format!("{line}\n").as_bytes())
+                })
             })?;
         }
         Ok((dir, file))

@@ -80,7 +80,11 @@ impl<'a> Context<'a> {
     /// # Errors
     /// [`Error::Interrupted`] where the work is to end.
     pub fn check(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+        if self.stop.load(Ordering::Relaxed) {
+            Err(Error::Interrupted)
+        } else {
+            Ok(())
+        }
     }
 
     /// Says a sentence.
@@ -91,7 +95,12 @@ impl<'a> Context<'a> {
     /// Begins a stage.
     pub fn begin(&self, stage: Stage, total: Option<u64>) -> Running<'a> {
         (self.observer)(Event::Started { stage, total });
-        Running { context: *self, stage, done: 0, begun: Instant::now() }
+        Running {
+            context: *self,
+            stage,
+            done: 0,
+            begun: Instant::now(),
+        }
     }
 }
 
@@ -110,14 +119,21 @@ impl Running<'_> {
     /// [`Error::Interrupted`] where the work is to end.
     pub fn advance(&mut self, items: u64) -> Result<()> {
         self.done += items;
-        (self.context.observer)(Event::Advanced { stage: self.stage, done: self.done });
+        (self.context.observer)(Event::Advanced {
+            stage: self.stage,
+            done: self.done,
+        });
         self.context.check()
     }
 
     /// The stage is over; gives the seconds it took.
     pub fn finish(self) -> f64 {
         let seconds = self.begun.elapsed().as_secs_f64();
-        (self.context.observer)(Event::Finished { stage: self.stage, done: self.done, seconds });
+        (self.context.observer)(Event::Finished {
+            stage: self.stage,
+            done: self.done,
+            seconds,
+        });
         seconds
     }
 }

@@ -56,25 +56,35 @@ impl Default for Dedup {
 impl Dedup {
     /// No looking for duplicates.
     pub fn off() -> Dedup {
-        Dedup { mode: Mode::Off, ..Dedup::default() }
+        Dedup {
+            mode: Mode::Off,
+            ..Dedup::default()
+        }
     }
 
     /// # Errors
     /// [`Error::Usage`] for what contradicts itself, whatever the data.
     pub fn check(&self) -> Result<()> {
         let range = |name: &str, value: Option<f64>| match value {
-            Some(x) if !(0.0..=2.0).contains(&x) => Err(Error::usage(format!("--{name} {x}: give a number in 0..=2"))),
+            Some(x) if !(0.0..=2.0).contains(&x) => Err(Error::usage(format!(
+                "--{name} {x}: give a number in 0..=2"
+            ))),
             _ => Ok(()),
         };
         range("eps", self.eps)?;
         range("floor", self.floor)?;
         if let (Some(eps), Some(floor)) = (self.eps, self.floor) {
             if floor < eps {
-                return Err(Error::usage(format!("--floor {floor} is below --eps {eps}; pairs are stored down to the floor")));
+                return Err(Error::usage(format!(
+                    "--floor {floor} is below --eps {eps}; pairs are stored down to the floor"
+                )));
             }
         }
         if self.mode == Mode::Exact && matches!(self.keep, Keep::Hard | Keep::Easy) {
-            return Err(Error::usage(format!("--keep {} needs clusters; use --dedup semantic, or another order", self.keep)));
+            return Err(Error::usage(format!(
+                "--keep {} needs clusters; use --dedup semantic, or another order",
+                self.keep
+            )));
         }
         Ok(())
     }
@@ -91,19 +101,28 @@ pub struct Shards {
 
 impl Default for Shards {
     fn default() -> Shards {
-        Shards { layout: None, shard_size: Options::default().shard_size }
+        Shards {
+            layout: None,
+            shard_size: Options::default().shard_size,
+        }
     }
 }
 
 impl Shards {
     /// WebDataset tars of `shard_size` samples.
     pub fn of(shard_size: usize) -> Shards {
-        Shards { layout: Some(Layout::Tar), shard_size }
+        Shards {
+            layout: Some(Layout::Tar),
+            shard_size,
+        }
     }
 
     /// Another layout.
     pub fn layout(layout: Layout) -> Shards {
-        Shards { layout: Some(layout), ..Shards::default() }
+        Shards {
+            layout: Some(layout),
+            ..Shards::default()
+        }
     }
 }
 
@@ -119,7 +138,10 @@ pub struct Candidate<'a> {
 impl Candidate<'_> {
     /// A score by name; NaN where there is none of that name.
     pub fn score(&self, name: &str) -> f32 {
-        self.scores.iter().find(|(n, _)| n == name).map_or(f32::NAN, |(_, values)| values[self.row])
+        self.scores
+            .iter()
+            .find(|(n, _)| n == name)
+            .map_or(f32::NAN, |(_, values)| values[self.row])
     }
 }
 
@@ -159,8 +181,16 @@ impl Run {
     pub fn open(path: &Path) -> Result<Run> {
         let home = RunDir::open(path)?;
         let file = home.read_run_file()?.unwrap_or_default();
-        let members = file.members.iter().map(|member| RunDir::open(Path::new(member))).collect::<Result<Vec<_>>>()?;
-        let run = Run { home, members, file };
+        let members = file
+            .members
+            .iter()
+            .map(|member| RunDir::open(Path::new(member)))
+            .collect::<Result<Vec<_>>>()?;
+        let run = Run {
+            home,
+            members,
+            file,
+        };
         if run.file.members.is_empty() && !run.file.embedded {
             return Err(Error::usage(format!(
                 "{} is not complete; repeat the command that began it, it goes on where it stopped",
@@ -175,14 +205,31 @@ impl Run {
     /// # Errors
     /// [`Error::Usage`] where they were not made alike: model, precision, scores and thresholds.
     pub fn union(paths: &[&Path], home: &Path) -> Result<Run> {
-        let runs = paths.iter().map(|path| Run::open(path)).collect::<Result<Vec<_>>>()?;
-        let first = runs.first().ok_or_else(|| Error::usage("no run was named"))?;
-        let model = |run: &Run| run.file.embed.as_ref().map(|e| (e.fingerprint.clone(), e.dims, e.dtype.clone()));
+        let runs = paths
+            .iter()
+            .map(|path| Run::open(path))
+            .collect::<Result<Vec<_>>>()?;
+        let first = runs
+            .first()
+            .ok_or_else(|| Error::usage("no run was named"))?;
+        let model = |run: &Run| {
+            run.file
+                .embed
+                .as_ref()
+                .map(|e| (e.fingerprint.clone(), e.dims, e.dtype.clone()))
+        };
         for run in &runs {
             let path = run.home.root().display();
-            let differs = |what: &str| Err(Error::usage(format!("{path} and {} differ in their {what}", first.home.root().display())));
+            let differs = |what: &str| {
+                Err(Error::usage(format!(
+                    "{path} and {} differ in their {what}",
+                    first.home.root().display()
+                )))
+            };
             if !run.file.members.is_empty() {
-                return Err(Error::usage(format!("{path} is itself a set of runs; name its members")));
+                return Err(Error::usage(format!(
+                    "{path} is itself a set of runs; name its members"
+                )));
             }
             if model(run) != model(first) {
                 return differs("model or precision");
@@ -195,27 +242,50 @@ impl Run {
             }
         }
         let dir = RunDir::create(home)?;
-        let members = runs.iter().map(|run| absolute(run.home.root())).collect::<Result<Vec<_>>>()?;
+        let members = runs
+            .iter()
+            .map(|run| absolute(run.home.root()))
+            .collect::<Result<Vec<_>>>()?;
         let mut file = dir.read_run_file()?.unwrap_or_default();
         if file.members != members {
             if file.embed.is_some() && file.members.is_empty() {
-                return Err(Error::usage(format!("{} holds a run of its own; give a new --out", home.display())));
+                return Err(Error::usage(format!(
+                    "{} holds a run of its own; give a new --out",
+                    home.display()
+                )));
             }
-            file = RunFile { members, ..RunFile::default() };
+            file = RunFile {
+                members,
+                ..RunFile::default()
+            };
             dir.clear()?;
         }
         file.embed = None;
         (file.scores, file.thresholds) = (first.file.scores.clone(), first.file.thresholds.clone());
-        Ok(Run { home: dir, members: runs.into_iter().map(|run| run.home).collect(), file })
+        Ok(Run {
+            home: dir,
+            members: runs.into_iter().map(|run| run.home).collect(),
+            file,
+        })
     }
 
     /// Takes over a directory that has just been embedded into.
     pub(super) fn over(home: RunDir, file: RunFile) -> Run {
-        Run { home, members: Vec::new(), file }
+        Run {
+            home,
+            members: Vec::new(),
+            file,
+        }
     }
 
     /// Embeds what is not embedded yet.
-    pub(super) fn embed(&mut self, inputs: &Inputs, embedder: &dyn Embedder, cut: &Cut, context: Context) -> Result<Embedded> {
+    pub(super) fn embed(
+        &mut self,
+        inputs: &Inputs,
+        embedder: &dyn Embedder,
+        cut: &Cut,
+        context: Context,
+    ) -> Result<Embedded> {
         self.save()?;
         let embedded = embed(&self.home, inputs, embedder, cut, context)?;
         self.took(Stage::Embed, embedded.seconds);
@@ -237,7 +307,11 @@ impl Run {
     }
 
     fn dirs(&self) -> Vec<&RunDir> {
-        if self.members.is_empty() { vec![&self.home] } else { self.members.iter().collect() }
+        if self.members.is_empty() {
+            vec![&self.home]
+        } else {
+            self.members.iter().collect()
+        }
     }
 
     fn is_set(&self) -> bool {
@@ -246,12 +320,21 @@ impl Run {
 
     /// d, and the default eps of the model, of the first member where there are several.
     fn model(&self) -> Result<(usize, f64)> {
-        let of = |file: &RunFile| file.embed.as_ref().map(|embed| (embed.dims, embed.default_eps));
+        let of = |file: &RunFile| {
+            file.embed
+                .as_ref()
+                .map(|embed| (embed.dims, embed.default_eps))
+        };
         let known = match self.members.first() {
             None => of(&self.file),
             Some(member) => member.read_run_file()?.as_ref().and_then(of),
         };
-        known.ok_or_else(|| Error::run(self.home.root(), "run.json does not say which model made the embeddings"))
+        known.ok_or_else(|| {
+            Error::run(
+                self.home.root(),
+                "run.json does not say which model made the embeddings",
+            )
+        })
     }
 
     /// d: dims of the stored embeddings.
@@ -270,11 +353,17 @@ impl Run {
     pub fn score(&mut self, name: &str, scorer: &dyn Scorer, context: Context) -> Result<()> {
         check_score_name(name)?;
         if self.is_set() {
-            return Err(Error::usage(format!("{} is a set of runs; score each of them", self.home.root().display())));
+            return Err(Error::usage(format!(
+                "{} is a set of runs; score each of them",
+                self.home.root().display()
+            )));
         }
         let d = self.dims()?;
         check_dims(name, scorer, d)?;
-        let request = ScoreRequest { name: name.into(), fingerprint: scorer.fingerprint() };
+        let request = ScoreRequest {
+            name: name.into(),
+            fingerprint: scorer.fingerprint(),
+        };
         match self.file.scores.iter_mut().find(|s| s.name == name) {
             Some(known) if *known == request => {}
             Some(known) => {
@@ -297,7 +386,11 @@ impl Run {
             let scores = scorer.score(&embeddings.rows, d)?;
             if scores.len() != embeddings.ids.len() {
                 let got = format!("{} scores", scores.len());
-                return Err(Error::shape("score", format!("{} scores", embeddings.ids.len()), got));
+                return Err(Error::shape(
+                    "score",
+                    format!("{} scores", embeddings.ids.len()),
+                    got,
+                ));
             }
             atomic::write_parquet(&path, &tables::scores_to_batch(&embeddings.ids, &scores)?)?;
             running.advance(scores.len() as u64)?;
@@ -314,7 +407,11 @@ impl Run {
         for threshold in &thresholds {
             if !self.file.scores.iter().any(|s| s.name == threshold.score) {
                 let known: Vec<_> = self.file.scores.iter().map(|s| s.name.as_str()).collect();
-                let has = if known.is_empty() { "no scores".into() } else { known.join(", ") };
+                let has = if known.is_empty() {
+                    "no scores".into()
+                } else {
+                    known.join(", ")
+                };
                 return Err(Error::usage(format!(
                     "a threshold on {}, but the run has {has}; add it with clipsift score RUN --head {}=...",
                     threshold.score, threshold.score
@@ -332,7 +429,12 @@ impl Run {
     ///
     /// # Errors
     /// [`Error::Usage`] for a request that contradicts itself or the run.
-    pub fn dedup(&mut self, dedup: &Dedup, filters: &[Filter], context: Context) -> Result<Summary> {
+    pub fn dedup(
+        &mut self,
+        dedup: &Dedup,
+        filters: &[Filter],
+        context: Context,
+    ) -> Result<Summary> {
         dedup.check()?;
         let eps = match dedup.eps {
             Some(eps) => eps,
@@ -358,12 +460,25 @@ impl Run {
         let d = self.dims()?;
         let floor = dedup.floor.unwrap_or((4.0 * eps).min(2.0));
         if floor < eps {
-            return Err(Error::usage(format!("--floor {floor} is below the eps of {eps}; pairs are stored down to the floor")));
+            return Err(Error::usage(format!(
+                "--floor {floor} is below the eps of {eps}; pairs are stored down to the floor"
+            )));
         }
-        let plan = Plan { mode: dedup.mode, floor, clusters: &dedup.clusters, keep: &dedup.keep, seed: dedup.seed };
+        let plan = Plan {
+            mode: dedup.mode,
+            floor,
+            clusters: &dedup.clusters,
+            keep: &dedup.keep,
+            seed: dedup.seed,
+        };
         let mode = plan.settle(samples.len(), d, context);
         let mut request = plan.request(mode, samples.len())?;
-        if let Some(stored) = self.file.dedup.as_ref().filter(|stored| dedup.floor.is_none() && stored.floor >= eps) {
+        if let Some(stored) = self
+            .file
+            .dedup
+            .as_ref()
+            .filter(|stored| dedup.floor.is_none() && stored.floor >= eps)
+        {
             // A floor that nobody asked for need not be the one that the pairs were stored to.
             request.floor = stored.floor;
         }
@@ -371,8 +486,12 @@ impl Run {
             // While the folder is being made, run.json does not claim that it is there.
             self.file.dedup = None;
             self.save()?;
-            let plan = Plan { floor: request.floor, ..plan };
-            let seconds = duplicates::find(&self.home, &self.dirs(), &samples, d, mode, &plan, context)?;
+            let plan = Plan {
+                floor: request.floor,
+                ..plan
+            };
+            let seconds =
+                duplicates::find(&self.home, &self.dirs(), &samples, d, mode, &plan, context)?;
             self.took(Stage::Dedup, seconds);
             self.file.dedup = Some(request);
         }
@@ -384,7 +503,9 @@ impl Run {
         if self.file.scores.iter().any(|s| s.name == name) {
             return Ok(());
         }
-        Err(Error::usage(format!("--keep best:{name}: the run has no score {name}; add it with --head {name}=...")))
+        Err(Error::usage(format!(
+            "--keep best:{name}: the run has no score {name}; add it with --head {name}=..."
+        )))
     }
 
     /// Makes `decisions.parquet` and `duplicates/removed.parquet` from what is stored: thresholds and filters first, then
@@ -397,19 +518,40 @@ impl Run {
         self.decide_over(samples, filters, context)
     }
 
-    fn decide_over(&mut self, samples: Samples, filters: &[Filter], context: Context) -> Result<Summary> {
+    fn decide_over(
+        &mut self,
+        samples: Samples,
+        filters: &[Filter],
+        context: Context,
+    ) -> Result<Summary> {
         let running = context.begin(Stage::Decide, Some(samples.rows.len() as u64));
         let mut scores = Vec::new();
         for score in &self.file.scores {
-            scores.push((score.name.clone(), read_scores(&self.dirs(), &samples, &score.name)?));
+            scores.push((
+                score.name.clone(),
+                read_scores(&self.dirs(), &samples, &score.name)?,
+            ));
         }
-        let failed: Vec<Option<&str>> =
-            (0..samples.len()).map(|row| first_failure(&self.file.thresholds, filters, &samples, &scores, row)).collect();
+        let failed: Vec<Option<&str>> = (0..samples.len())
+            .map(|row| first_failure(&self.file.thresholds, filters, &samples, &scores, row))
+            .collect();
         let survivors: Vec<bool> = failed.iter().map(Option::is_none).collect();
         let fallen = match (&self.file.dedup, &self.file.decide) {
-            (Some(_), Some(DecideRequest { eps: Some(eps), keep, removal, seed })) => {
-                let keep: Keep = keep.parse().map_err(|e: String| Error::run(self.home.root(), e))?;
-                let removal: Removal = removal.parse().map_err(|e: String| Error::run(self.home.root(), e))?;
+            (
+                Some(_),
+                Some(DecideRequest {
+                    eps: Some(eps),
+                    keep,
+                    removal,
+                    seed,
+                }),
+            ) => {
+                let keep: Keep = keep
+                    .parse()
+                    .map_err(|e: String| Error::run(self.home.root(), e))?;
+                let removal: Removal = removal
+                    .parse()
+                    .map_err(|e: String| Error::run(self.home.root(), e))?;
                 let order = duplicates::order(&self.home, &self.dirs(), &samples, &keep, *seed)?;
                 let mut graph = PairGraph::new(samples.len(), *eps)?;
                 duplicates::read_pairs(&self.home, &samples, |pairs| Ok(graph.add(pairs)?))?;
@@ -422,7 +564,11 @@ impl Run {
         let mut rows: Vec<DecisionRow> = samples
             .rows
             .iter()
-            .map(|sample| DecisionRow { id: sample.id.clone(), reason: Reason::Corrupt.as_str().into(), duplicate_of: None })
+            .map(|sample| DecisionRow {
+                id: sample.id.clone(),
+                reason: Reason::Corrupt.as_str().into(),
+                duplicate_of: None,
+            })
             .collect();
         let mut removed = Vec::new();
         for (row, at) in samples.good.iter().enumerate() {
@@ -439,13 +585,25 @@ impl Run {
         if self.file.dedup.is_some() {
             let rows: Vec<_> = removed
                 .iter()
-                .map(|(row, other)| (samples.sample(*row).id.as_str(), samples.sample(other.row as usize).id.as_str(), other.cosine))
+                .map(|(row, other)| {
+                    (
+                        samples.sample(*row).id.as_str(),
+                        samples.sample(other.row as usize).id.as_str(),
+                        other.cosine,
+                    )
+                })
                 .collect();
             let table = tables::matched_to_batch(["id", "kept_id", "cosine"], &rows)?;
             atomic::write_parquet(self.home.path("duplicates/removed.parquet"), &table)?;
         }
-        let columns: Vec<_> = scores.into_iter().map(|(name, values)| (name, spread(&samples, &values))).collect();
-        atomic::write_parquet(self.home.path("decisions.parquet"), &tables::decisions_to_batch(&rows, &columns)?)?;
+        let columns: Vec<_> = scores
+            .into_iter()
+            .map(|(name, values)| (name, spread(&samples, &values)))
+            .collect();
+        atomic::write_parquet(
+            self.home.path("decisions.parquet"),
+            &tables::decisions_to_batch(&rows, &columns)?,
+        )?;
         self.count(&rows, filters);
         self.took(Stage::Decide, running.finish());
         self.save()?;
@@ -454,7 +612,12 @@ impl Run {
 
     fn count(&mut self, rows: &[DecisionRow], filters: &[Filter]) {
         let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-        let names = self.file.thresholds.iter().map(|t| t.score.as_str()).chain(filters.iter().map(|f| f.0.as_str()));
+        let names = self
+            .file
+            .thresholds
+            .iter()
+            .map(|t| t.score.as_str())
+            .chain(filters.iter().map(|f| f.0.as_str()));
         for name in names.chain(["kept", "corrupt", "duplicate"]) {
             counts.insert(name.into(), 0);
         }
@@ -474,9 +637,12 @@ impl Run {
         let path = self.home.path("decisions.parquet");
         if !path.is_file() {
             let root = self.home.root().display();
-            return Err(Error::usage(format!("{root} has no decisions yet; clipsift dedup {root} or clipsift filter {root} makes them")));
+            return Err(Error::usage(format!(
+                "{root} has no decisions yet; clipsift dedup {root} or clipsift filter {root} makes them"
+            )));
         }
-        let rows = tables::decisions_from_batch(&atomic::read_parquet(&path)?).map_err(|reason| Error::run(&path, reason))?;
+        let rows = tables::decisions_from_batch(&atomic::read_parquet(&path)?)
+            .map_err(|reason| Error::run(&path, reason))?;
         Ok(rows
             .into_iter()
             .map(|row| Decision {
@@ -499,7 +665,11 @@ impl Run {
     /// [`Error::Usage`] where there are no decisions, or the layout cannot hold the samples; [`Error::Input`] where an input has
     /// changed or is gone.
     pub fn write(&mut self, shards: &Shards, to: Option<&Path>, context: Context) -> Result<()> {
-        let inputs = self.dirs().into_iter().map(reopen).collect::<Result<Vec<_>>>()?;
+        let inputs = self
+            .dirs()
+            .into_iter()
+            .map(reopen)
+            .collect::<Result<Vec<_>>>()?;
         let inputs: Vec<&Inputs> = inputs.iter().collect();
         self.write_from(&inputs, shards, to, false, context)
     }
@@ -515,13 +685,18 @@ impl Run {
     ) -> Result<()> {
         let decisions = self.decisions()?;
         let packed = inputs.iter().any(|i| i.kind() == read::Kind::Packed);
-        let layout = shards.layout.unwrap_or(if packed { Layout::Tar } else { Layout::List });
+        let layout = shards
+            .layout
+            .unwrap_or(if packed { Layout::Tar } else { Layout::List });
         let kept = decisions.iter().filter(|d| d.keep()).count() as u64;
         let mut running = context.begin(Stage::Write, Some(kept));
         let samples = Samples::read(&self.dirs())?;
         let mut scores = Vec::new();
         for score in &self.file.scores {
-            scores.push(spread(&samples, &read_scores(&self.dirs(), &samples, &score.name)?));
+            scores.push(spread(
+                &samples,
+                &read_scores(&self.dirs(), &samples, &score.name)?,
+            ));
         }
         let options = Options {
             shard_size: shards.shard_size,
@@ -534,29 +709,51 @@ impl Run {
         let mut writer = Writer::create(&folder, layout, options)?;
         let mut at = 0;
         for sample in inputs.iter().flat_map(|i| i.samples()) {
-            let (Some(row), Some(decision)) = (samples.rows.get(at), decisions.get(at)) else { break };
+            let (Some(row), Some(decision)) = (samples.rows.get(at), decisions.get(at)) else {
+                break;
+            };
             if row.id != sample.id || decision.id != sample.id {
-                let reason = format!("{} stands where {} was when the run was made; run again with --overwrite", sample.id, row.id);
+                let reason = format!(
+                    "{} stands where {} was when the run was made; run again with --overwrite",
+                    sample.id, row.id
+                );
                 return Err(Error::input(sample.source.to_string(), reason));
             }
             if decision.keep() {
-                let sha256 = parse_sha256(&row.sha256)
-                    .ok_or_else(|| Error::run(self.home.root(), format!("samples/ has no sha256 for {}", row.id)))?;
+                let sha256 = parse_sha256(&row.sha256).ok_or_else(|| {
+                    Error::run(
+                        self.home.root(),
+                        format!("samples/ has no sha256 for {}", row.id),
+                    )
+                })?;
                 let values: Vec<f32> = scores.iter().map(|s| s[at].unwrap_or(f32::NAN)).collect();
                 let (width, height) = (row.width, row.height);
-                writer.push(Kept { sample: &sample, sha256, width, height, format: &row.format, scores: &values })?;
+                writer.push(Kept {
+                    sample: &sample,
+                    sha256,
+                    width,
+                    height,
+                    format: &row.format,
+                    scores: &values,
+                })?;
                 running.advance(1)?;
             }
             at += 1;
         }
         if at < decisions.len() {
-            let reason = format!("ends before {}, which was there when the run was made", decisions[at].id);
+            let reason = format!(
+                "ends before {}, which was there when the run was made",
+                decisions[at].id
+            );
             return Err(Error::input(samples.rows[at].source.clone(), reason));
         }
         writer.finish()?;
         self.took(Stage::Write, running.finish());
         if to.is_none() {
-            self.file.write = Some(WriteRequest { layout: layout.to_string(), shard_size: shards.shard_size });
+            self.file.write = Some(WriteRequest {
+                layout: layout.to_string(),
+                shard_size: shards.shard_size,
+            });
         }
         self.save()
     }
@@ -622,29 +819,51 @@ fn first_failure<'a>(
     scores: &[(String, Vec<f32>)],
     row: usize,
 ) -> Option<&'a str> {
-    let candidate = Candidate { sample: samples.sample(row), scores, row };
-    let below = thresholds.iter().find(|t| !t.keeps(candidate.score(&t.score))).map(|t| t.score.as_str());
-    below.or_else(|| filters.iter().find(|(_, keep)| !keep(&candidate)).map(|(name, _)| name.as_str()))
+    let candidate = Candidate {
+        sample: samples.sample(row),
+        scores,
+        row,
+    };
+    let below = thresholds
+        .iter()
+        .find(|t| !t.keeps(candidate.score(&t.score)))
+        .map(|t| t.score.as_str());
+    below.or_else(|| {
+        filters
+            .iter()
+            .find(|(_, keep)| !keep(&candidate))
+            .map(|(name, _)| name.as_str())
+    })
 }
 
 /// Values of good rows -> one for each sample, none for bad ones.
 fn spread(samples: &Samples, values: &[f32]) -> Vec<Option<f32>> {
     let mut all = vec![None; samples.rows.len()];
-    samples.good.iter().zip(values).for_each(|(at, value)| all[*at] = Some(*value));
+    samples
+        .good
+        .iter()
+        .zip(values)
+        .for_each(|(at, value)| all[*at] = Some(*value));
     all
 }
 
 /// Opens a run's inputs again, as its `run.json` names them.
 fn reopen(dir: &RunDir) -> Result<Inputs> {
     let file = dir.read_run_file()?.unwrap_or_default();
-    let embed = file.embed.ok_or_else(|| Error::run(dir.root(), "run.json does not name the inputs"))?;
+    let embed = file
+        .embed
+        .ok_or_else(|| Error::run(dir.root(), "run.json does not name the inputs"))?;
     let stdin = dir.path("stdin.txt");
     let stdin = match std::fs::read_to_string(&stdin) {
         Ok(text) => Some(text.lines().map(String::from).collect()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(Error::io("read", stdin)(e)),
     };
-    let options = read::Options { id_column: embed.id_column, stdin, ..read::Options::default() };
+    let options = read::Options {
+        id_column: embed.id_column,
+        stdin,
+        ..read::Options::default()
+    };
     let inputs = Inputs::open(&embed.inputs, &options)?;
     match embed.partition {
         Some(partition) => inputs.partition(partition.parse()?),
@@ -655,10 +874,27 @@ fn reopen(dir: &RunDir) -> Result<Inputs> {
 /// # Errors
 /// [`Error::Usage`] for a name that cannot be a folder, a column and a reason.
 pub fn check_score_name(name: &str) -> Result<()> {
-    let plain = !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
-    let taken = ["id", "keep", "reason", "duplicate_of", "kept", "corrupt", "duplicate", "read", "bad"].contains(&name);
+    let plain = !name.is_empty()
+        && name.len() <= 64
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    let taken = [
+        "id",
+        "keep",
+        "reason",
+        "duplicate_of",
+        "kept",
+        "corrupt",
+        "duplicate",
+        "read",
+        "bad",
+    ]
+    .contains(&name);
     if !plain || taken {
-        return Err(Error::usage(format!("{name:?} cannot name a score; letters, digits, _ and - can, and the words of decisions.parquet are taken")));
+        return Err(Error::usage(format!(
+            "{name:?} cannot name a score; letters, digits, _ and - can, and the words of decisions.parquet are taken"
+        )));
     }
     Ok(())
 }
@@ -668,14 +904,29 @@ pub fn check_score_name(name: &str) -> Result<()> {
 pub fn check_dims(name: &str, scorer: &dyn Scorer, d: usize) -> Result<()> {
     match scorer.dims() {
         Some(takes) if takes != d => {
-            let fits: Vec<_> = manifest::manifest().models.iter().filter(|m| m.d == takes).map(|m| m.name.as_str()).collect();
-            let advice = if fits.is_empty() { String::new() } else { format!("; models of {takes} dims: {}", fits.join(", ")) };
-            Err(Error::usage(format!("head {name} takes embeddings of {takes} dims, the model gives {d}{advice}")))
+            let fits: Vec<_> = manifest::manifest()
+                .models
+                .iter()
+                .filter(|m| m.d == takes)
+                .map(|m| m.name.as_str())
+                .collect();
+            let advice = if fits.is_empty() {
+                String::new()
+            } else {
+                format!("; models of {takes} dims: {}", fits.join(", "))
+            };
+            Err(Error::usage(format!(
+                "head {name} takes embeddings of {takes} dims, the model gives {d}{advice}"
+            )))
         }
         _ => Ok(()),
     }
 }
 
 fn absolute(path: &Path) -> Result<String> {
-    Ok(path.canonicalize().map_err(Error::io("find", path))?.display().to_string())
+    Ok(path
+        .canonicalize()
+        .map_err(Error::io("find", path))?
+        .display()
+        .to_string())
 }

@@ -21,8 +21,12 @@ impl Samples {
     ///
     /// # Errors
     /// [`Error::Usage`] where two runs have the same id; [`Error::Run`] where a table is damaged.
-    pub fn read(dirs: &[&RunDir]) -> Result<Samples> {
-        let mut samples = Samples { rows: Vec::new(), good: Vec::new(), part_sizes: Vec::new() };
+    pub(super) fn read(dirs: &[&RunDir]) -> Result<Samples> {
+        let mut samples = Samples {
+            rows: Vec::new(),
+            good: Vec::new(),
+            part_sizes: Vec::new(),
+        };
         for dir in dirs {
             for part in 0..dir.parts() {
                 let before = samples.good.len();
@@ -47,7 +51,10 @@ impl Samples {
         match ids.windows(2).find(|pair| pair[0] == pair[1]) {
             None => Ok(()),
             Some(pair) => {
-                let runs: Vec<_> = dirs.iter().map(|d| d.root().display().to_string()).collect();
+                let runs: Vec<_> = dirs
+                    .iter()
+                    .map(|d| d.root().display().to_string())
+                    .collect();
                 Err(Error::usage(format!(
                     "the id {} stands in more than one of {}; runs of one set have different ids, as partitions of one input have",
                     pair[0],
@@ -58,18 +65,22 @@ impl Samples {
     }
 
     /// A good row's sample.
-    pub fn sample(&self, row: usize) -> &SampleRow {
+    pub(super) fn sample(&self, row: usize) -> &SampleRow {
         &self.rows[self.good[row]]
     }
 
     /// n: good rows.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.good.len()
     }
 
     /// Good row numbers by id.
-    pub fn by_id(&self) -> HashMap<&str, u64> {
-        self.good.iter().enumerate().map(|(row, at)| (self.rows[*at].id.as_str(), row as u64)).collect()
+    pub(super) fn by_id(&self) -> HashMap<&str, u64> {
+        self.good
+            .iter()
+            .enumerate()
+            .map(|(row, at)| (self.rows[*at].id.as_str(), row as u64))
+            .collect()
     }
 }
 
@@ -83,12 +94,18 @@ pub(super) fn read_embeddings(dirs: &[&RunDir], samples: &Samples, d: usize) -> 
     for dir in dirs {
         for part in 0..dir.parts() {
             let embeddings = dir.read_embeddings(part)?;
-            let fits = embeddings.dims == d
-                && embeddings.rows.len() == embeddings.ids.len() * d
-                && embeddings.ids.iter().enumerate().all(|(i, id)| row + i < samples.len() && *id == samples.sample(row + i).id);
+            let fits =
+                embeddings.dims == d
+                    && embeddings.rows.len() == embeddings.ids.len() * d
+                    && embeddings.ids.iter().enumerate().all(|(i, id)| {
+                        row + i < samples.len() && *id == samples.sample(row + i).id
+                    });
             if !fits {
                 let path = dir.part(Table::Embeddings, part);
-                return Err(Error::run(path, "does not hold the embeddings of its samples; remove the part and embed again"));
+                return Err(Error::run(
+                    path,
+                    "does not hold the embeddings of its samples; remove the part and embed again",
+                ));
             }
             row += embeddings.ids.len();
             matrix.extend_from_slice(&embeddings.rows);
@@ -109,7 +126,11 @@ pub(super) fn read_scores(dirs: &[&RunDir], samples: &Samples, name: &str) -> Re
         }
     }
     if scores.len() != samples.len() {
-        let reason = format!("{} scores of {name} for {} samples; run clipsift score again", scores.len(), samples.len());
+        let reason = format!(
+            "{} scores of {name} for {} samples; run clipsift score again",
+            scores.len(),
+            samples.len()
+        );
         return Err(Error::run(dirs[0].path("scores"), reason));
     }
     Ok(scores)
@@ -124,7 +145,8 @@ pub(super) fn read_clusters(home: &RunDir, samples: &Samples) -> Result<(Vec<u32
     for part in 0..samples.part_sizes.len() {
         let path = home.part(Table::Clusters, part);
         let table = crate::atomic::read_parquet(&path)?;
-        let (l, d) = tables::clusters_from_batch(&table).map_err(|reason| Error::run(&path, reason))?;
+        let (l, d) =
+            tables::clusters_from_batch(&table).map_err(|reason| Error::run(&path, reason))?;
         labels.extend(l);
         distances.extend(d);
     }

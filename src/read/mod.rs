@@ -340,7 +340,10 @@ impl Inputs {
     /// The files and folders that are read, so that nothing is written over them.
     pub fn paths(&self) -> Vec<PathBuf> {
         let written = self.inputs.iter().map(|input| &*input.naming.written);
-        written.filter(|spec| *spec != "-").map(PathBuf::from).collect()
+        written
+            .filter(|spec| *spec != "-")
+            .map(PathBuf::from)
+            .collect()
     }
 
     /// The lines that were read for `-`, so that a run can keep them and go on without them being piped in again.

@@ -43,7 +43,10 @@ impl RunDir {
     /// works on it.
     pub fn create(root: &Path) -> Result<RunDir> {
         fs::create_dir_all(root).map_err(Error::io("create", root))?;
-        let empty = fs::read_dir(root).map_err(Error::io("read", root))?.next().is_none();
+        let empty = fs::read_dir(root)
+            .map_err(Error::io("read", root))?
+            .next()
+            .is_none();
         // A run that was killed before its first part has a samples folder at most.
         if !empty && !root.join(RUN_FILE).is_file() && !root.join("samples").is_dir() {
             return Err(Error::usage(format!(

@@ -314,8 +314,8 @@ pub fn matched_to_batch(names: [&str; 3], rows: &[(&str, &str, f64)]) -> Result<
 pub fn clusters_to_batch(
     ids: &[&str],
     centroid: &[u32],
-    cosine: &[f64],
-    l2: &[f64],
+    cosine: &[f32],
+    l2: &[f32],
 ) -> Result<RecordBatch> {
     batch(vec![
         ("id", false, strings(ids.iter().copied())),

@@ -10,13 +10,17 @@ use serde_json::Value;
 
 /// A path under `tests/data`.
 pub(crate) fn data(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(path)
 }
 
 /// The command, without a network: whoever asks a hub is told that it is offline.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clipsift"));
-    command.env("HF_HUB_OFFLINE", "1").env_remove("RUST_BACKTRACE");
+    command
+        .env("HF_HUB_OFFLINE", "1")
+        .env_remove("RUST_BACKTRACE");
     command
 }
 
@@ -34,7 +38,11 @@ pub(crate) fn words(line: &str) -> Vec<String> {
 pub(crate) fn good(line: &str) -> String {
     let output = clipsift(words(line));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{line}\nended with {:?}\n{stderr}", output.status.code());
+    assert!(
+        output.status.success(),
+        "{line}\nended with {:?}\n{stderr}",
+        output.status.code()
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -54,7 +62,15 @@ pub(crate) fn table(path: impl AsRef<Path>) -> RecordBatch {
 /// A column of texts; "" for null.
 pub(crate) fn texts(table: &RecordBatch, name: &str) -> Vec<String> {
     let column = table.column_by_name(name).unwrap().as_string::<i32>();
-    (0..column.len()).map(|i| if column.is_null(i) { String::new() } else { column.value(i).to_string() }).collect()
+    (0..column.len())
+        .map(|i| {
+            if column.is_null(i) {
+                String::new()
+            } else {
+                column.value(i).to_string()
+            }
+        })
+        .collect()
 }
 
 /// All parts of `samples/`: id -> (status, error).
@@ -66,7 +82,11 @@ pub(crate) fn samples(run: &Path) -> BTreeMap<String, (String, String)> {
             break;
         }
         let table = table(path);
-        let rows = texts(&table, "id").into_iter().zip(texts(&table, "status").into_iter().zip(texts(&table, "error")));
+        let rows = texts(&table, "id").into_iter().zip(
+            texts(&table, "status")
+                .into_iter()
+                .zip(texts(&table, "error")),
+        );
         all.extend(rows);
     }
     all
@@ -75,7 +95,9 @@ pub(crate) fn samples(run: &Path) -> BTreeMap<String, (String, String)> {
 /// id -> (reason, duplicate_of).
 pub(crate) fn decisions(run: &Path) -> BTreeMap<String, (String, String)> {
     let table = table(run.join("decisions.parquet"));
-    let reasons = texts(&table, "reason").into_iter().zip(texts(&table, "duplicate_of"));
+    let reasons = texts(&table, "reason")
+        .into_iter()
+        .zip(texts(&table, "duplicate_of"));
     texts(&table, "id").into_iter().zip(reasons).collect()
 }
 
@@ -87,7 +109,12 @@ pub(crate) fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
         if !entry.file_type().is_file() {
             continue;
         }
-        let name = entry.path().strip_prefix(root).unwrap().display().to_string();
+        let name = entry
+            .path()
+            .strip_prefix(root)
+            .unwrap()
+            .display()
+            .to_string();
         let mut bytes = std::fs::read(entry.path()).unwrap();
         if name == "run.json" {
             let mut json: Value = serde_json::from_slice(&bytes).unwrap();
@@ -103,11 +130,25 @@ pub(crate) fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
 pub(crate) fn assert_same_tree(a: &Path, b: &Path) {
     let (left, right) = (tree(a), tree(b));
     let names = |tree: &BTreeMap<String, Vec<u8>>| tree.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&left), names(&right), "{} and {}", a.display(), b.display());
+    assert_eq!(
+        names(&left),
+        names(&right),
+        "{} and {}",
+        a.display(),
+        b.display()
+    );
     for (name, bytes) in &left {
         if *bytes != right[name] {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(2000)]).into_owned();
-            panic!("{name} differs between {} and {}:\n{}\n{}", a.display(), b.display(), text(bytes), text(&right[name]));
+            let text = |bytes: &[u8]| {
+                String::from_utf8_lossy(&bytes[..bytes.len().min(2000)]).into_owned()
+            };
+            panic!(
+                "{name} differs between {} and {}:\n{}\n{}",
+                a.display(),
+                b.display(),
+                text(bytes),
+                text(&right[name])
+            );
         }
     }
 }
@@ -132,7 +173,9 @@ pub(crate) fn gallery_shards(dir: &Path, size: usize) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = walkdir::WalkDir::new(&root)
         .into_iter()
         .map(|entry| entry.unwrap().into_path())
-        .filter(|path| path.is_file() && !path.extension().is_some_and(|e| e == "txt" || e == "json"))
+        .filter(|path| {
+            path.is_file() && !path.extension().is_some_and(|e| e == "txt" || e == "json")
+        })
         .collect();
     files.sort();
     let shards = files.chunks(size).enumerate().map(|(i, files)| {
@@ -140,7 +183,15 @@ pub(crate) fn gallery_shards(dir: &Path, size: usize) -> Vec<PathBuf> {
         let members: Vec<_> = files
             .iter()
             .enumerate()
-            .map(|(n, file)| (format!("{i:03}{n:04}.{}", file.extension().unwrap().to_string_lossy()), file.clone()))
+            .map(|(n, file)| {
+                (
+                    format!(
+                        "{i:03}{n:04}.{}",
+                        file.extension().unwrap().to_string_lossy()
+                    ),
+                    file.clone(),
+                )
+            })
             .collect();
         pack(&path, &members);
         path

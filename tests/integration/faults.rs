@@ -9,7 +9,10 @@ use crate::common::*;
 #[test]
 fn wrong_use_is_refused_at_once_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
-    let (at, gallery) = (dir.path().display().to_string(), data("gallery").display().to_string());
+    let (at, gallery) = (
+        dir.path().display().to_string(),
+        data("gallery").display().to_string(),
+    );
     std::fs::create_dir(dir.path().join("empty")).unwrap();
     std::fs::write(dir.path().join("file"), b"x").unwrap();
     std::fs::create_dir(dir.path().join("full")).unwrap();
@@ -18,55 +21,174 @@ fn wrong_use_is_refused_at_once_with_what_to_do() {
     let head = data("tiny-clip/model.safetensors").display().to_string();
 
     let cases: Vec<(i32, String, &str)> = vec![
-        (1, format!("curate {gallery} --out {at}/r --model {at}/no-model"), "no such folder"),
-        (1, format!("curate {gallery} --out {at}/r --model some/model"), "HF_HUB_OFFLINE"),
-        (1, format!("curate {gallery} --out {at}/r --head mine={at}/absent.pth"), "no such file"),
-        (1, format!("curate {gallery} --out {at}/r --head mine={head}"), "a layout that is not known"),
-        (2, format!("curate {gallery} --out {at}/r --aesthetic"), "--model openai/clip-vit-large-patch14"),
-        (2, format!("curate {gallery} --out {at}/r --min-aesthetic 5"), "add --aesthetic"),
-        (2, format!("curate {gallery} --out {at}/r --max mine=1"), "--head mine=SPEC"),
-        (2, format!("curate {gallery} --out {at}/r --min mine"), "NAME=NUMBER"),
-        (2, format!("curate {gallery} --out {at}/r --dedup exact --keep hard"), "needs clusters"),
-        (2, format!("curate {gallery} --out {at}/r --keep best:mine"), "--head mine"),
-        (2, format!("curate {gallery} --out {at}/r --eps 0.1 --floor 0.05"), "floor"),
-        (2, format!("curate {gallery} --out {at}/r --keep nicest"), "nicest"),
-        (2, format!("curate {gallery} --out {at}/r --partition 4/3"), "4/3"),
-        (2, format!("curate {gallery} --out {at}/r --part-size 0"), "part size"),
-        (2, format!("curate {gallery} --out {at}/r --device cuda"), "--device cpu"),
-        (2, format!("curate {gallery} --out {at}/r --device gpu"), "cuda:N"),
-        (2, format!("curate {gallery} --out {at}/full"), "not a run directory"),
-        (1, format!("curate {gallery} --out {at}/file"), "cannot create"),
-        (1, format!("curate {gallery} --out {at}/file/below"), "cannot create"),
-        (2, format!("curate {gallery} {gallery} --out {at}/r"), "same ids"),
-        (1, format!("curate {at}/nothing-there --out {at}/r"), "nothing-there"),
+        (
+            1,
+            format!("curate {gallery} --out {at}/r --model {at}/no-model"),
+            "no such folder",
+        ),
+        (
+            1,
+            format!("curate {gallery} --out {at}/r --model some/model"),
+            "HF_HUB_OFFLINE",
+        ),
+        (
+            1,
+            format!("curate {gallery} --out {at}/r --head mine={at}/absent.pth"),
+            "no such file",
+        ),
+        (
+            1,
+            format!("curate {gallery} --out {at}/r --head mine={head}"),
+            "a layout that is not known",
+        ),
+        (
+            2,
+            format!("curate {gallery} --out {at}/r --aesthetic"),
+            "--model openai/clip-vit-large-patch14",
+        ),
+        (
+            2,
+            format!("curate {gallery} --out {at}/r --min-aesthetic 5"),
+            "add --aesthetic",
+        ),
+        (
+            2,
+            format!("curate {gallery} --out {at}/r --max mine=1"),
+            "--head mine=SPEC",
+        ),
+        (
+            2,
+            format!("curate {gallery} --out {at}/r --min mine"),
+            "NAME=NUMBER",
+        ),
+        (
+            2,
+            format!("curate {gallery} --out {at}/r --dedup exact --keep hard"),
+            "needs clusters",
+        ),
+        (
+            2,
+            format!("curate {gallery} --out {at}/r --keep best:mine"),
+            "--head mine",
+        ),
+        (
+            2,
+            format!("curate {gallery} --out {at}/r --eps 0.1 --floor 0.05"),
+            "floor",
+        ),
+        (
+            2,
+            format!("curate {gallery} --out {at}/r --keep nicest"),
+            "nicest",
+        ),
+        (
+            2,
+            format!("curate {gallery} --out {at}/r --partition 4/3"),
+            "4/3",
+        ),
+        (
+            2,
+            format!("curate {gallery} --out {at}/r --part-size 0"),
+            "part size",
+        ),
+        (
+            2,
+            format!("curate {gallery} --out {at}/r --device cuda"),
+            "--device cpu",
+        ),
+        (
+            2,
+            format!("curate {gallery} --out {at}/r --device gpu"),
+            "cuda:N",
+        ),
+        (
+            2,
+            format!("curate {gallery} --out {at}/full"),
+            "not a run directory",
+        ),
+        (
+            1,
+            format!("curate {gallery} --out {at}/file"),
+            "cannot create",
+        ),
+        (
+            1,
+            format!("curate {gallery} --out {at}/file/below"),
+            "cannot create",
+        ),
+        (
+            2,
+            format!("curate {gallery} {gallery} --out {at}/r"),
+            "same ids",
+        ),
+        (
+            1,
+            format!("curate {at}/nothing-there --out {at}/r"),
+            "nothing-there",
+        ),
         (1, format!("curate {at}/empty --out {at}/r"), "empty"),
-        (2, format!("curate {gallery}/portraits --out {at}/portraits --part-size 9"), "part size is 4096, now it is 9"),
-        (2, format!("curate {gallery}/patterns --out {at}/portraits"), "--overwrite"),
+        (
+            2,
+            format!("curate {gallery}/portraits --out {at}/portraits --part-size 9"),
+            "part size is 4096, now it is 9",
+        ),
+        (
+            2,
+            format!("curate {gallery}/patterns --out {at}/portraits"),
+            "--overwrite",
+        ),
         (2, "curate".into(), "INPUT"),
         (2, format!("dedup {at}/empty"), "not a run directory"),
         (2, format!("score {at}/portraits"), "no head"),
         (2, format!("write {at}/portraits"), "no decisions"),
-        (2, format!("filter {at}/portraits --min aesthetic=5"), "no scores"),
+        (
+            2,
+            format!("filter {at}/portraits --min aesthetic=5"),
+            "no scores",
+        ),
         (2, format!("dedup {at}/portraits {at}/portraits"), "--out"),
     ];
     for (code, line, word) in cases {
         let begun = Instant::now();
         let message = fails(code, &line);
-        assert!(message.contains(word), "{line}\nsays {message}\nbut not {word}");
-        assert!(begun.elapsed() < Duration::from_secs(20), "{line} took long to be refused");
-        assert!(!dir.path().join("r/samples").exists(), "{line}: an image was decoded first");
+        assert!(
+            message.contains(word),
+            "{line}\nsays {message}\nbut not {word}"
+        );
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "{line} took long to be refused"
+        );
+        assert!(
+            !dir.path().join("r/samples").exists(),
+            "{line}: an image was decoded first"
+        );
     }
 }
 
 #[test]
 fn a_head_of_the_wrong_width_is_refused_by_name_and_size() {
     let dir = tempfile::tempdir().unwrap();
-    let weight = candle_core::Tensor::zeros((1, 768), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+    let weight =
+        candle_core::Tensor::zeros((1, 768), candle_core::DType::F32, &candle_core::Device::Cpu)
+            .unwrap();
     let path = dir.path().join("wide.safetensors");
-    candle_core::safetensors::save(&std::collections::HashMap::from([("weight", weight)]), &path).unwrap();
-    let line = format!("curate {} --out {} --head mine={}", data("gallery").display(), dir.path().join("r").display(), path.display());
+    candle_core::safetensors::save(
+        &std::collections::HashMap::from([("weight", weight)]),
+        &path,
+    )
+    .unwrap();
+    let line = format!(
+        "curate {} --out {} --head mine={}",
+        data("gallery").display(),
+        dir.path().join("r").display(),
+        path.display()
+    );
     let message = fails(2, &line);
-    assert!(message.contains("mine") && message.contains("768") && message.contains("128"), "{message}");
+    assert!(
+        message.contains("mine") && message.contains("768") && message.contains("128"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -74,7 +196,8 @@ fn hostile_input_costs_the_bad_samples_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().display().to_string();
     let manifest: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(data("hostile/manifest.json")).unwrap()).unwrap();
+        serde_json::from_str(&std::fs::read_to_string(data("hostile/manifest.json")).unwrap())
+            .unwrap();
     let hostile = data("hostile").display().to_string();
     let mut inputs = format!("{hostile}/images");
     for kind in ["tars", "parquet"] {
@@ -86,11 +209,18 @@ fn hostile_input_costs_the_bad_samples_and_nothing_else() {
         }
     }
     good(&format!("curate {inputs} --out {at}/run --write tar"));
-    let (samples, decisions) = (samples(&dir.path().join("run")), decisions(&dir.path().join("run")));
+    let (samples, decisions) = (
+        samples(&dir.path().join("run")),
+        decisions(&dir.path().join("run")),
+    );
     for (name, row) in manifest["images"].as_object().unwrap() {
         let (status, error) = &samples[&format!("images/{name}")];
         assert_eq!(status, row["expect"].as_str().unwrap(), "{name}: {error}");
-        assert_eq!(status == "bad", !error.is_empty(), "{name} has a reason when it is bad");
+        assert_eq!(
+            status == "bad",
+            !error.is_empty(),
+            "{name} has a reason when it is bad"
+        );
     }
     for (tar, row) in manifest["tars"].as_object().unwrap() {
         for sample in row["samples"].as_array().unwrap() {
@@ -101,7 +231,8 @@ fn hostile_input_costs_the_bad_samples_and_nothing_else() {
             match expect {
                 "open" => {}
                 _ => {
-                    let (status, error) = found.unwrap_or_else(|| panic!("{id} is not in samples/: {:?}", samples.keys()));
+                    let (status, error) = found
+                        .unwrap_or_else(|| panic!("{id} is not in samples/: {:?}", samples.keys()));
                     assert_eq!(status, expect, "{id}: {error}");
                 }
             }
@@ -110,7 +241,10 @@ fn hostile_input_costs_the_bad_samples_and_nothing_else() {
     for (id, (status, error)) in &samples {
         let (reason, _) = &decisions[id];
         assert_eq!(status == "bad", reason == "corrupt", "{id}: {reason}");
-        assert!(status == "good" || error.len() > 8, "{id}: {error:?} is no reason that a person understands");
+        assert!(
+            status == "good" || error.len() > 8,
+            "{id}: {error:?} is no reason that a person understands"
+        );
     }
     let message = fails(1, &format!("curate {inputs} --out {at}/strict --strict"));
     assert!(message.contains("--strict"), "{message}");
@@ -125,7 +259,11 @@ fn killed_at_any_moment_the_same_command_ends_with_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     gallery_shards(dir.path(), 12);
     let at = dir.path().display().to_string();
-    let line = |out: &str| format!("curate {at}/{{00000..00006}}.tar --out {at}/{out} --part-size 8 --batch-size 4 --shard-size 10 --threads 1");
+    let line = |out: &str| {
+        format!(
+            "curate {at}/{{00000..00006}}.tar --out {at}/{out} --part-size 8 --batch-size 4 --shard-size 10 --threads 1"
+        )
+    };
     let begun = Instant::now();
     good(&line("whole"));
     let length = begun.elapsed();
@@ -135,9 +273,16 @@ fn killed_at_any_moment_the_same_command_ends_with_the_same_bytes() {
     let mut moment = 0x2545_f491_4f6c_dd1du64;
     let mut killed = 0;
     for _ in 0..20 {
-        moment = moment.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        moment = moment
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let wait = length.mul_f64((moment >> 40) as f64 / (1u64 << 24) as f64);
-        let mut child = command().args(words(&line("cut"))).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command()
+            .args(words(&line("cut")))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         std::thread::sleep(wait);
         let running = child.try_wait().unwrap().is_none();
         child.kill().unwrap();
@@ -146,12 +291,21 @@ fn killed_at_any_moment_the_same_command_ends_with_the_same_bytes() {
         let done = stamps(&dir.path().join("cut"));
         good(&line("cut"));
         let after = stamps(&dir.path().join("cut"));
-        assert!(done.iter().all(|part| after.contains(part)), "a finished part was done again");
+        assert!(
+            done.iter().all(|part| after.contains(part)),
+            "a finished part was done again"
+        );
         assert_eq!(names(&expected), names(&tree(&dir.path().join("cut"))));
-        assert!(tree(&dir.path().join("cut")) == expected, "killed after {wait:?}, the bytes differ");
+        assert!(
+            tree(&dir.path().join("cut")) == expected,
+            "killed after {wait:?}, the bytes differ"
+        );
         std::fs::remove_dir_all(dir.path().join("cut")).unwrap();
     }
-    assert!(killed >= 5, "only {killed} of 20 runs were still running when they were killed");
+    assert!(
+        killed >= 5,
+        "only {killed} of 20 runs were still running when they were killed"
+    );
 }
 
 fn names(tree: &std::collections::BTreeMap<String, Vec<u8>>) -> Vec<&String> {
@@ -160,9 +314,20 @@ fn names(tree: &std::collections::BTreeMap<String, Vec<u8>>) -> Vec<&String> {
 
 /// Finished parts with the time that they were written.
 fn stamps(run: &Path) -> Vec<(std::path::PathBuf, std::time::SystemTime)> {
-    let Ok(entries) = std::fs::read_dir(run.join("samples")) else { return Vec::new() };
-    let parts = entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "parquet"));
-    parts.map(|path| (path.clone(), std::fs::metadata(&path).unwrap().modified().unwrap())).collect()
+    let Ok(entries) = std::fs::read_dir(run.join("samples")) else {
+        return Vec::new();
+    };
+    let parts = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "parquet"));
+    parts
+        .map(|path| {
+            (
+                path.clone(),
+                std::fs::metadata(&path).unwrap().modified().unwrap(),
+            )
+        })
+        .collect()
 }
 
 #[test]
@@ -171,27 +336,57 @@ fn a_changed_input_is_noticed_when_a_run_goes_on() {
     let (photos, run) = (dir.path().join("photos"), dir.path().join("run"));
     std::fs::create_dir(&photos).unwrap();
     for (i, name) in ["owl.jpg", "owl-copy.jpg"].iter().enumerate() {
-        let source = walkdir::WalkDir::new(data("gallery/portraits")).into_iter().map(|e| e.unwrap().into_path());
-        let source = source.filter(|p| p.extension().is_some_and(|e| e == "jpg")).nth(i).unwrap();
+        let source = walkdir::WalkDir::new(data("gallery/portraits"))
+            .into_iter()
+            .map(|e| e.unwrap().into_path());
+        let source = source
+            .filter(|p| p.extension().is_some_and(|e| e == "jpg"))
+            .nth(i)
+            .unwrap();
         std::fs::copy(source, photos.join(name)).unwrap();
     }
-    let line = format!("curate {} --out {} --write tar", photos.display(), run.display());
+    let line = format!(
+        "curate {} --out {} --write tar",
+        photos.display(),
+        run.display()
+    );
     good(&line);
-    std::fs::copy(data("gallery/portraits").join(first_jpg()), photos.join("new.jpg")).unwrap();
+    std::fs::copy(
+        data("gallery/portraits").join(first_jpg()),
+        photos.join("new.jpg"),
+    )
+    .unwrap();
     let message = fails(2, &line);
-    assert!(message.contains("content of the inputs") && message.contains("--overwrite"), "{message}");
+    assert!(
+        message.contains("content of the inputs") && message.contains("--overwrite"),
+        "{message}"
+    );
     good(&format!("{line} --overwrite"));
     assert_eq!(samples(&run).len(), 3);
 
     // The set is written from the files themselves; one that changed since cannot slip in.
-    let kept = decisions(&run).into_iter().find(|d| d.1.0 == "kept").unwrap().0;
+    let kept = decisions(&run)
+        .into_iter()
+        .find(|d| d.1.0 == "kept")
+        .unwrap()
+        .0;
     std::fs::write(photos.join(&kept), b"another content").unwrap();
-    let message = fails(1, &format!("write {} --to {}", run.display(), dir.path().join("set").display()));
+    let message = fails(
+        1,
+        &format!(
+            "write {} --to {}",
+            run.display(),
+            dir.path().join("set").display()
+        ),
+    );
     assert!(message.contains(&kept), "{message}");
 }
 
 fn first_jpg() -> std::path::PathBuf {
-    let mut all: Vec<_> = std::fs::read_dir(data("gallery/portraits")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut all: Vec<_> = std::fs::read_dir(data("gallery/portraits"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     all.retain(|p| p.extension().is_some_and(|e| e == "jpg"));
     all.sort();
     all[0].file_name().unwrap().into()

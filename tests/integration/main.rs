@@ -2,11 +2,11 @@
 
 mod common;
 mod curate;
-mod faults;
-mod write;
-mod read;
 mod decode;
-mod resize;
 mod dedup_core;
-mod tower;
+mod faults;
 mod heads;
+mod read;
+mod resize;
+mod tower;
+mod write;

@@ -51,7 +51,7 @@ fn sample(id: &str, key: &str, member: &str, image: Blob) -> Sample {
         source: "in".into(),
         member: member.to_string(),
         offset: 0,
-        length: image.len().unwrap_or(0),
+        length: image.size().unwrap_or(0),
         image,
         sidecars: Vec::new(),
         problem: None,
