@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train and measure the embedded tower: a small CLIP-format vision tower that recognises edited copies of an image.
 
-    python scripts/train_builtin.py --minutes 30 --out models/builtin     draw, train, write the four-file model folder
+    python scripts/train_builtin.py --minutes 30 --out models/builtin     draw, train, write the model folder
     python scripts/train_builtin.py --evaluate --out models/builtin       print the tables of the model card
     python scripts/train_builtin.py --sheet sheet.png                     a contact sheet of what is drawn, and of its edits
 
@@ -26,7 +26,6 @@ import io
 import json
 import math
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -503,6 +502,28 @@ def interference(rng, h, w, pal):
     return ramp(squash(field * rng.uniform(0.5, 2)), pal)
 
 
+def plain_page(rng, h, w, pal):
+    """A scanned page: black lines of text on white, one layout, other words."""
+    image = Image.new("RGB", (w, h), (255, 255, 255))
+    draw = ImageDraw.Draw(image)
+    size = min(h, w) * 0.035
+    for y in np.arange(0.08 * h, 0.92 * h, size * 1.4):
+        letters = int(rng.uniform(20, 50) if rng.random() < 0.2 else 50)
+        draw.text((0.1 * w, y), random_text(rng, letters)[:letters], (20, 20, 20), ImageFont.load_default(size))
+    return to_canvas(image)
+
+
+def small_mark(rng, h, w, pal):
+    """One small shape or word on white."""
+    image = Image.new("RGB", (w, h), (255, 255, 255))
+    x, y, r = rng.uniform(0.1, 0.9) * w, rng.uniform(0.1, 0.9) * h, min(h, w) * rng.uniform(0.03, 0.08)
+    if rng.random() < 0.5:
+        ImageDraw.Draw(image).polygon(outline(rng, x, y, r), fill=rgb(pal[1] * 0.7))
+    else:
+        ImageDraw.Draw(image).text((x, y), random_text(rng, 8), rgb(pal[1] * 0.7), ImageFont.load_default(r))
+    return to_canvas(image)
+
+
 GROUNDS = [gradient, spectral, leaves, network, landscape, texture]
 SCENES = [
     (spectral, 2), (leaves, 3), (network, 2), (landscape, 3), (texture, 2), (page, 2), (objects, 3), (portrait, 2),
@@ -921,6 +942,180 @@ def train(args):
     print(f"{step} steps, {step * args.batch:,} pairs, {(time.time() - start) / 60:.1f} minutes; repeat with --steps {step}")
 
 
+# ---------------------------------------------------------------- evaluation
+
+EPSILONS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.10)
+
+
+def fixed_recolour(**k):
+    return lambda image, rng: Image.fromarray(recolour(np.asarray(image), **k))
+
+
+def add_noise(image, rng, sigma):
+    x = np.asarray(image, np.float32)
+    return Image.fromarray(np.clip(x + rng.normal(0, sigma, x.shape), 0, 255).astype(np.uint8))
+
+
+def combined(image, rng):
+    image = rescale(crop_away(image, 0.1, rng), 0.5)
+    return recompress(Image.fromarray(recolour(np.asarray(image), brightness=1.15, saturation=0.8)), 40)
+
+
+MEASURED_EDITS = {
+    "resized to 1/2": lambda image, rng: rescale(image, 0.5),
+    "resized to 1/4": lambda image, rng: rescale(image, 0.25),
+    "resized to 1/2, bilinear without antialias": lambda image, rng: image.transform(
+        (image.width // 2, image.height // 2), Image.Transform.EXTENT, (0, 0, *image.size), Image.Resampling.BILINEAR
+    ),
+    "JPEG q75": lambda image, rng: recompress(image, 75),
+    "JPEG q30": lambda image, rng: recompress(image, 30),
+    "JPEG q10": lambda image, rng: recompress(image, 10),
+    "WebP q30": lambda image, rng: recompress(image, 30, "WEBP"),
+    "resized to 1/2 and JPEG q40": lambda image, rng: recompress(rescale(image, 0.5), 40),
+    "5 % of the area cropped away": lambda image, rng: crop_away(image, 0.05, rng),
+    "15 % cropped away": lambda image, rng: crop_away(image, 0.15, rng),
+    "30 % cropped away": lambda image, rng: crop_away(image, 0.30, rng),
+    "stretched by 8 %": lambda image, rng: rescale(image, 1.0, 1.08),
+    "brightness x 1.3": fixed_recolour(brightness=1.3),
+    "brightness x 0.7": fixed_recolour(brightness=0.7),
+    "contrast x 0.65": fixed_recolour(contrast=0.65),
+    "saturation x 0.4": fixed_recolour(saturation=0.4),
+    "hue turned by 20 degrees": fixed_recolour(hue=20),
+    "gamma 1.5": fixed_recolour(gamma=1.5),
+    "greyscale": fixed_recolour(saturation=0.0),
+    "blur, 1 % of the edge": lambda image, rng: image.filter(ImageFilter.GaussianBlur(min(image.size) * 0.01)),
+    "noise, sigma 15 of 255": lambda image, rng: add_noise(image, rng, 15),
+    "rotated by 3 degrees": lambda image, rng: rotate(image, 3),
+    "border of 5 %": lambda image, rng: border(image, 0.05, (0, 0, 0)),
+    "watermark, caption or sticker": overlay,
+    "crop 10 %, 1/2 size, recoloured, JPEG q40": combined,
+    "rotated by 15 degrees (not trained)": lambda image, rng: rotate(image, 15),
+    "half cropped away (not trained)": lambda image, rng: crop_away(image, 0.5, rng),
+    "mirrored (not trained)": lambda image, rng: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+}
+
+SKIMAGE_PHOTOS = (
+    "astronaut.png brick.png camera.png cell.png chelsea.png clock_motion.png coffee.png coins.png grass.png gravel.png "
+    "hubble_deep_field.jpg ihc.png moon.png motorcycle_left.png page.png retina.jpg rocket.jpg text.png"
+).split()
+
+
+def test_photos():
+    """Photographs inside installed packages, for measurement only: {name: image}, and faces as uint8 [n, 25, 25]."""
+    from importlib.util import find_spec
+
+    files, faces = {}, None
+    if spec := find_spec("sklearn"):
+        folder = Path(spec.submodule_search_locations[0]) / "datasets" / "images"
+        files |= {name: folder / name for name in ("china.jpg", "flower.jpg")}
+    if spec := find_spec("skimage"):
+        folder = Path(spec.submodule_search_locations[0]) / "data"
+        files |= {name: folder / name for name in SKIMAGE_PHOTOS}
+        if (folder / "lfw_subset.npy").exists():
+            faces = np.load(folder / "lfw_subset.npy")[:100]
+            faces = (faces * (255 if faces.max() <= 1 else 1)).astype(np.uint8)
+    return {name: Image.open(path).convert("RGB") for name, path in files.items() if path.exists()}, faces
+
+
+def tiles_of(image, edge=140):
+    """Disjoint tiles of a photograph, 25 at most: different images with one light, colour and texture."""
+    rows, columns = (min(5, max(1, n // edge)) for n in (image.height, image.width))
+    h, w = image.height // rows, image.width // columns
+    return [image.crop((x * w, y * h, x * w + w, y * h + h)) for y in range(rows) for x in range(columns)]
+
+
+def detail(image):
+    """Standard deviation of the tower's input, in units of 255: what a blank image lacks."""
+    return float(preprocess(image).astype(np.float32).mean(-1).std())
+
+
+def pair_row(name, rows):
+    cosine = (rows @ rows.T)[np.triu_indices(len(rows), 1)]
+    q = [np.quantile(cosine, p) for p in (0.5, 0.99, 0.9999)]
+    counts = [int((cosine >= 1 - eps).sum()) for eps in EPSILONS]
+    print(f"| {name} | {len(rows):,} | {len(cosine):,} | " + " | ".join(f"{x:.3f}" for x in (*q, cosine.max()))
+          + " | " + " | ".join(f"{n:,}" for n in counts) + " |", flush=True)  # fmt: skip
+    return cosine
+
+
+def evaluate(args):
+    import torch
+
+    torch.set_num_threads(args.threads)
+    model = load(torch, args.out)
+    weights = (args.out / "model.safetensors").read_bytes()
+    print(f"model.safetensors: {len(weights):,} bytes, sha256 {hashlib.sha256(weights).hexdigest()}")
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters\n\n| part | FLOP an image |\n|---|---|")
+    print("\n".join(f"| {part} | {n:,} |" for part, n in flops(ARCHITECTURE).items()))
+
+    def rows_of(images):
+        return embed(torch, model, np.stack([preprocess(image) for image in images]))
+
+    drawings = [Image.fromarray(draw_family((HELD_OUT_SEED, 2, n), 448, HELD_OUT_SCENES)[0]) for n in range(args.drawings)]
+    photos, faces = test_photos()
+    tiles = {(name, i): tile for name, image in photos.items() for i, tile in enumerate(tiles_of(image))}
+    flat = {key: tile for key, tile in tiles.items() if detail(tile) < 8}
+    tiles = {key: tile for key, tile in tiles.items() if key not in flat}
+    queries = {"drawings": drawings, "photographs": list(photos.values()), "photograph tiles": list(tiles.values())}
+    queries = {kind: images for kind, images in queries.items() if images}
+    gallery = {kind: rows_of(images) for kind, images in queries.items()}
+    pooled = {kind: rows if kind == "drawings" else np.concatenate([rows, gallery["drawings"]]) for kind, rows in gallery.items()}
+
+    print("\nCopies: recall@1 among all originals of the kind (and all drawings); cosine of copy and original; share caught\n")
+    head = [f"{kind} {len(images)}" for kind, images in queries.items()]
+    print("| edit | recall@1: " + " | ".join(head) + " | cosine 1 % | 10 % | 50 % | " + " | ".join(f"eps {e}" for e in EPSILONS) + " |")
+    print("|---" * (1 + len(head) + 3 + len(EPSILONS)) + "|")
+    for number, (name, edit) in enumerate(MEASURED_EDITS.items()):
+        recall, cosines = [], []
+        for kind, images in queries.items():
+            rng = np.random.default_rng((HELD_OUT_SEED, 3, number))
+            rows = rows_of([edit(image, rng) for image in images])
+            recall.append((np.argmax(rows @ pooled[kind].T, 1) == np.arange(len(rows))).mean())
+            cosines.append((rows * gallery[kind]).sum(1))
+        cosine = np.concatenate(cosines)
+        cells = [f"{100 * r:.1f}" for r in recall] + [f"{np.quantile(cosine, q):.3f}" for q in (0.01, 0.1, 0.5)]
+        cells += [f"{100 * (cosine >= 1 - eps).mean():.0f} %" for eps in EPSILONS]
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+    print("\nDifferent images: cosine quantiles of all pairs, and pairs at or above 1 - eps\n")
+    print("| set | images | pairs | 50 % | 99 % | 99.99 % | max | " + " | ".join(f"eps {e}" for e in EPSILONS) + " |")
+    print("|---" * (7 + len(EPSILONS)) + "|")
+    families = [draw_family((HELD_OUT_SEED, 4, n), POOL_EDGE, HELD_OUT_SCENES) for n in range(args.others)]
+    families = [[Image.fromarray(x) for x in family] for family in families]
+    firsts = [family[0] for family in families if detail(family[0]) >= 8]
+    rows = rows_of(firsts)
+    cosine = pair_row("held-out drawings", rows)
+    i, j = (index[np.argsort(cosine)[-12:]] for index in np.triu_indices(len(rows), 1))
+    if args.closest:
+        pairs = [np.concatenate([preprocess(firsts[a]), preprocess(firsts[b])]) for a, b in zip(i, j)]
+        Image.fromarray(np.concatenate(pairs, 1)).save(args.closest)
+    siblings = [rows_of(family) for family in families if len(family) > 1]
+    if siblings:
+        inner = np.concatenate([(s @ s.T)[np.triu_indices(len(s), 1)] for s in siblings])
+        counts = " | ".join(f"{int((inner >= 1 - eps).sum()):,}" for eps in EPSILONS)
+        quantiles = " | ".join(f"{np.quantile(inner, q):.3f}" for q in (0.5, 0.99, 0.9999, 1))
+        print(f"| drawings: one background, other objects | {3 * len(siblings):,} | {len(inner):,} | {quantiles} | {counts} |")
+    for scene in (page, portrait, landscape, sparse):
+        drawn = [Image.fromarray(draw_family((HELD_OUT_SEED, 5, n), POOL_EDGE, [(scene, 1)])[0]) for n in range(args.others // 8)]
+        pair_row(f"drawings: {scene.__name__} only", rows_of([image for image in drawn if detail(image) >= 8]))
+    for scene in (plain_page, small_mark):
+        rng = np.random.default_rng((HELD_OUT_SEED, 6))
+        drawn = [to_image(scene(rng, 448, 448, palette(rng))) for _ in range(args.others // 20)]
+        pair_row(f"drawings: {scene.__name__.replace('_', ' ')}", rows_of(drawn))
+    if photos:
+        pair_row("photographs", gallery["photographs"])
+        cosine = pair_row("photograph tiles", gallery["photograph tiles"])
+        keys = list(tiles)
+        i, j = np.triu_indices(len(keys), 1)
+        print("\nclosest tiles: " + ", ".join(f"{keys[i[n]]} {keys[j[n]]} {cosine[n]:.3f}" for n in np.argsort(-cosine)[:8]) + "\n")
+    if faces is not None:
+        pair_row("faces of 25 pixels", rows_of([Image.fromarray(face).convert("RGB") for face in faces]))
+    if len(flat) > 1:
+        pair_row("near-blank photograph tiles", rows_of(list(flat.values())))
+    pair_row("solid colours", rows_of([Image.new("RGB", (200, 200), (r, g, b)) for r in (0, 85, 170, 255) for g in (0, 85, 170, 255)
+                                       for b in (0, 85, 170, 255)]))  # fmt: skip
+
+
 def contact_sheet(path):
     """Eight rows: an original and seven copies, then originals only."""
     rng = np.random.default_rng(7)
@@ -949,6 +1144,9 @@ def arguments():
     parser.add_argument("--temperature", type=float, default=0.07)
     parser.add_argument("--margin", type=float, default=0.1, help="cosine by which a copy must win over other images")
     parser.add_argument("--evaluate", action="store_true", help="measure the folder instead of training")
+    parser.add_argument("--drawings", type=int, default=500, help="held-out originals that --evaluate edits")
+    parser.add_argument("--others", type=int, default=6000, help="held-out families that --evaluate compares pairwise")
+    parser.add_argument("--closest", type=Path, help="where --evaluate writes a picture of the closest different drawings")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of drawings and edits instead of training")
     return parser.parse_args()
 
