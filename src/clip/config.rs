@@ -261,7 +261,7 @@ mod tests {
             (768, 224, 257)
         );
         assert_eq!(config.hidden_act, Activation::QuickGelu);
-        assert_eq!(config.flop() / 1_000_000_000, 161, "GFLOP of L/14");
+        assert_eq!(config.flop() / 1_000_000_000, 162, "GFLOP of L/14");
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub const PART_SIZE: usize = 4096;
 /// let clip = Clip::load("builtin", &Device::auto()?)?;
 /// let run = Pipeline::over(["tests/data/gallery/portraits"])?
 ///     .embed(clip)
-///     .keep_if("wide", |sample| sample.sample.width >= sample.sample.height)
+///     .keep_if("large", |candidate| candidate.sample.width >= 64)
 ///     .dedup(Dedup::default())
 ///     .write(Shards::of(10_000))
 ///     .run(out.path().join("run"))?;

@@ -374,7 +374,7 @@ fn a_changed_input_is_noticed_when_a_run_goes_on() {
     let message = fails(
         1,
         &format!(
-            "write {} --to {}",
+            "write {} --to {} --write folder",
             run.display(),
             dir.path().join("set").display()
         ),
