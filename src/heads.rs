@@ -234,13 +234,11 @@ impl Head {
                 }
                 PlanStep::Pointwise(f) => (Step::Pointwise(*f), None, None),
             };
-            if let (Some(width), Some(takes)) = (width, takes) {
-                if width != takes {
-                    return Err(Error::model(
-                        name,
-                        format!("a layer gives {width} values, the next takes {takes}"),
-                    ));
-                }
+            if let (Some(width), Some(takes)) = (width, takes)
+                && width != takes
+            {
+                let reason = format!("a layer gives {width} values, the next takes {takes}");
+                return Err(Error::model(name, reason));
             }
             dims = dims.or(takes);
             width = gives.or(width);

@@ -1,4 +1,60 @@
-//! clipsift
+//! Curate image sets: read images, embed them with CLIP, score them with small MLP heads, find semantic duplicates, write
+//! what is worth keeping. No Python, no ONNX, no libtorch.
+//!
+//! # The way of the data
+//!
+//! ```text
+//! read -> decode -> resize -> [patchify -> tower -> unit rows] -> store
+//!                                                                   |
+//!                        heads -> scores <--------------------------+
+//!                        [k-means assign/accumulate, cosine tiles] -> pairs
+//!                                                                   |
+//!                        thresholds, pairs -> decide -> write <-----+
+//! ```
+//!
+//! One image goes through it like this: [`read`] makes it a [`Sample`], a name and the place of its bytes. A thread of the pool
+//! loads them, [`decode`](decode::decode) makes them an upright [`Rgb8`], [`resize`] the tower's square. [`clip`] turns a batch of
+//! squares into unit rows, which [`store`] keeps in the run directory, part by part. From there on only stored rows count:
+//! [`heads`] scores them, [`dedup`] finds the pairs among them, the decision for each sample follows from scores and pairs,
+//! and [`mod@write`] copies the original bytes of what is kept. [`pipeline`] joins the stages; all numeric work is in [`ops`].
+//!
+//! ```
+//! use clipsift::pipeline::{Dedup, Shards};
+//! use clipsift::{Clip, Device, Pipeline};
+//!
+//! # let out = tempfile::tempdir()?;
+//! # let out = out.path().join("run");
+//! let clip = Clip::load("builtin", &Device::auto()?)?;
+//! let run = Pipeline::over(["tests/data/shards/{00000..00002}.tar"])?
+//!     .embed(clip)
+//!     .dedup(Dedup::default())
+//!     .write(Shards::of(10_000))
+//!     .run(&out)?;
+//! println!("{} of {} kept", run.kept, run.read);
+//! # assert!(run.kept > 0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Dimension letters
+//!
+//! They mean the same everywhere: n rows (images), d dims of an embedding, k clusters, t tokens of an image, h heads, w the
+//! width of the tower, p the edge of a patch, s the edge of the tower's image, g patches along an edge.
+//!
+//! # Levels
+//!
+//! A module imports from its own level and those below it; a test holds this.
+//!
+//! ```text
+//! cli
+//! pipeline
+//! write, dedup
+//! read, decode, resize, clip, heads, store
+//! ops
+//! device, sample, manifest
+//! atomic, digest, mmap, error
+//! ```
+//!
+//! `unsafe` lives in `ops::simd` and in the one function that maps a file.
 #![deny(missing_docs)]
 
 pub mod atomic;
@@ -6,6 +62,7 @@ pub mod clip;
 pub mod decode;
 pub mod dedup;
 pub mod device;
+mod digest;
 pub mod error;
 pub mod heads;
 pub mod manifest;

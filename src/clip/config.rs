@@ -107,7 +107,7 @@ impl VisionConfig {
                 self.num_channels
             ));
         }
-        if self.hidden_size % self.num_attention_heads != 0 {
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Err(format!(
                 "{} heads do not divide hidden_size {}",
                 self.num_attention_heads, self.hidden_size
@@ -159,8 +159,8 @@ impl Preprocess {
             shortest_edge: image_size as u32,
             crop: image_size as u32,
             norm: PixelNorm {
-                mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-                std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
+                mean: [0.48145466, 0.4578275, 0.40821073].map(|x: f64| x as f32),
+                std: [0.26862954, 0.26130258, 0.27577711].map(|x: f64| x as f32),
             },
         }
     }
@@ -189,10 +189,9 @@ impl Preprocess {
         {
             return Err(bad(format!("resample {filter}; only 3, bicubic, is done")));
         }
-        if let Some(factor) = root.get("rescale_factor").and_then(Value::as_f64) {
-            if (factor * 255.0 - 1.0).abs() > 1e-6 {
-                return Err(bad(format!("rescale_factor {factor}; only 1/255 is done")));
-            }
+        let factor = root.get("rescale_factor").and_then(Value::as_f64);
+        if let Some(factor) = factor.filter(|f| (f * 255.0 - 1.0).abs() > 1e-6) {
+            return Err(bad(format!("rescale_factor {factor}; only 1/255 is done")));
         }
         let fallback = Preprocess::openai(image_size);
         let shortest_edge = match root.get("size") {

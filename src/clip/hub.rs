@@ -7,10 +7,9 @@ use std::path::PathBuf;
 
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
-use sha2::{Digest, Sha256};
 
-use super::weights::hex;
 use crate::atomic;
+use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
 
 /// The largest head that is downloaded from a plain URL.
@@ -163,7 +162,7 @@ pub fn fetch(name: &str, url: &str, file: &str, sha256: &str) -> Result<PathBuf>
         .limit(MOST_HEAD_BYTES)
         .read_to_vec()
         .map_err(failed)?;
-    let found = hex(&Sha256::digest(&bytes));
+    let found = sha256_hex(&bytes);
     if found != sha256 {
         return Err(Error::model(
             name,

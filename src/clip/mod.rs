@@ -24,7 +24,7 @@ use weights::Weights;
 pub const BUILTIN: &str = "builtin";
 
 /// Embeddings of a batch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Embedded {
     /// `[n, d]`, unit rows rounded to the tower's dtype; rows that are not `good` are zero.
     pub rows: Vec<f32>,

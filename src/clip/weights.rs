@@ -9,6 +9,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;
 use sha2::{Digest, Sha256};
 
+use crate::digest::{hex, sha256_hex};
 use crate::error::{Error, Result};
 use crate::mmap;
 
@@ -133,7 +134,7 @@ impl Weights {
                 format!("{length} bytes are too many for a pickle"),
             ));
         }
-        let fingerprint = hex(&Sha256::digest(mmap::map(path)?.as_ref() as &[u8]));
+        let fingerprint = sha256_hex(&mmap::map(path)?);
         // candle reads the pickle's opcodes as data and runs nothing; it places every tensor on the CPU, whatever device it
         // was saved from.
         let tensors = candle_core::pickle::read_all(path).map_err(|e| {
@@ -274,9 +275,4 @@ pub(crate) fn parts_of(name: &str, index: &Path) -> Result<Vec<PathBuf>> {
             Ok(dir.join(file))
         })
         .collect()
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -2,16 +2,15 @@
 
 use std::path::PathBuf;
 
-use sha2::{Digest, Sha256};
-
 use super::progress::{Context, Stage};
 use super::set::{Samples, read_clusters, read_embeddings, read_scores};
 use crate::atomic;
-use crate::clip::weights::{Weights, hex};
+use crate::clip::weights::Weights;
 use crate::dedup::decide::{Keep, RankKeys, id_hash, rank};
 use crate::dedup::exact::{self, ExactPairs};
 use crate::dedup::kmeans::{self, Init};
 use crate::dedup::semantic::{self, SemanticDedup};
+use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
 use crate::ops::tile::Pair;
 use crate::store::run_file::{ClusterRequest, DedupRequest};
@@ -19,6 +18,8 @@ use crate::store::{RunDir, Table, tables};
 
 /// Pairs in a file of `duplicates/`.
 const PAIRS_A_FILE: usize = 1 << 20;
+
+const CENTROIDS: &str = "clusters/centroids.safetensors";
 
 /// N²d up to which every pair is compared on a CPU.
 const EXACT_WORK: f64 = 1e13;
@@ -151,9 +152,9 @@ impl Plan<'_> {
     fn cluster_request(&self, n: usize) -> Result<ClusterRequest> {
         let c = self.clusters;
         let digest = |path: &PathBuf| -> Result<String> {
-            Ok(hex(&Sha256::digest(
+            Ok(sha256_hex(
                 std::fs::read(path).map_err(Error::io("read", path))?,
-            )))
+            ))
         };
         Ok(ClusterRequest {
             clusters: c.clusters.unwrap_or_else(|| kmeans::clusters_auto(n)),
@@ -217,6 +218,30 @@ pub(super) fn find(
     Ok(running.finish())
 }
 
+/// Makes `matches.parquet` anew for another order, over the clusters that are there; gives the seconds it took.
+pub(super) fn match_anew(
+    home: &RunDir,
+    dirs: &[&RunDir],
+    samples: &Samples,
+    d: usize,
+    plan: &Plan,
+    context: Context,
+) -> Result<f64> {
+    let running = context.begin(Stage::Dedup, None);
+    if samples.len() > 0 {
+        let matrix = read_embeddings(dirs, samples, d)?;
+        let centroids = read_centroids(&home.path(CENTROIDS), d)?;
+        let (labels, _) = read_clusters(home, samples)?;
+        let params = semantic::Params {
+            floor: plan.floor,
+            ..semantic::Params::default()
+        };
+        let dedup = SemanticDedup::with_clusters(&matrix, d, centroids, labels, params)?;
+        write_matches(home, dirs, samples, &dedup, plan)?;
+    }
+    Ok(running.finish())
+}
+
 fn kmeans_params(plan: &Plan, d: usize) -> Result<kmeans::Params> {
     let c = plan.clusters;
     let init = match (&c.centroids, c.init) {
@@ -271,7 +296,7 @@ fn write_clusters(
         .map_err(|e| Error::shape("centroids", format!("[{k}, {d}]"), e.to_string()))?;
     let file = safetensors::serialize([("centroids", view)], None)
         .map_err(|e| Error::shape("centroids", format!("[{k}, {d}]"), e.to_string()))?;
-    atomic::write(home.path("clusters/centroids.safetensors"), |out| {
+    atomic::write(home.path(CENTROIDS), |out| {
         std::io::Write::write_all(out, &file)
     })?;
 

@@ -8,12 +8,11 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use super::progress::{Context, Stage};
-use crate::clip::Embedder;
-use crate::clip::weights::hex;
+use crate::clip::{self, Embedder};
 use crate::decode::{Limits, decode};
+use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
 use crate::read::Inputs;
 use crate::sample::Sample;
@@ -173,7 +172,7 @@ fn prepare(sample: &Sample, embedder: &dyn Embedder, limits: &Limits) -> Prepare
     };
     let result = sample.read(limits.max_file_bytes).and_then(|bytes| {
         row.bytes = bytes.len() as u64;
-        row.sha256 = hex(&Sha256::digest(&bytes));
+        row.sha256 = sha256_hex(&bytes);
         decode(&bytes, limits).map_err(|e| e.to_string())
     });
     let input = match result {
@@ -249,28 +248,19 @@ impl Part {
             .map(|p| p.input.as_slice())
             .collect();
         let d = embedder.dims();
-        let embedded = if inputs.is_empty() {
-            None
-        } else {
-            Some(embedder.embed(&inputs.concat())?)
+        let embedded = match inputs.is_empty() {
+            true => clip::Embedded::default(),
+            false => embedder.embed(&inputs.concat())?,
         };
-        if let Some(embedded) = &embedded {
-            if embedded.good.len() != inputs.len() || embedded.rows.len() != inputs.len() * d {
-                let got = format!(
-                    "{} values for {} images",
-                    embedded.rows.len(),
-                    embedded.good.len()
-                );
-                return Err(Error::shape(
-                    "embed",
-                    format!("{} rows of {d}", inputs.len()),
-                    got,
-                ));
-            }
+        if embedded.good.len() != inputs.len() || embedded.rows.len() != inputs.len() * d {
+            let (values, images) = (embedded.rows.len(), embedded.good.len());
+            return Err(Error::shape(
+                "embed",
+                format!("{} rows of {d}", inputs.len()),
+                format!("{values} values for {images} images"),
+            ));
         }
-        let mut rows = embedded
-            .iter()
-            .flat_map(|e| e.rows.chunks_exact(d).zip(&e.good));
+        let mut rows = embedded.rows.chunks_exact(d).zip(&embedded.good);
         let mut bad = 0;
         for Prepared { mut row, .. } in batch {
             if row.good() {

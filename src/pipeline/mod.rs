@@ -3,6 +3,8 @@
 //! A pipeline only says which stages there are; each stage works from what the one before it stored, so that
 //! `Pipeline::...::run` and the stages of [`Run`] called one after the other leave the same bytes.
 
+mod curated;
+mod decide;
 mod duplicates;
 mod embed;
 mod progress;
@@ -12,9 +14,11 @@ mod set;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+pub use curated::Shards;
+pub use decide::{Candidate, Dedup, Filter};
 pub use duplicates::{Clusters, InitKind, Mode};
 pub use progress::{Context, Event, Observer, Running, Stage};
-pub use run::{Candidate, Dedup, Filter, Run, Shards, Summary, check_dims, check_score_name};
+pub use run::{Run, Summary, check_dims, check_score_name};
 
 use crate::clip::Embedder;
 use crate::decode::Limits;

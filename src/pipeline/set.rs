@@ -74,6 +74,16 @@ impl Samples {
         self.good.len()
     }
 
+    /// Values of good rows -> one for each sample, none for bad ones.
+    pub(super) fn spread(&self, values: &[f32]) -> Vec<Option<f32>> {
+        let mut all = vec![None; self.rows.len()];
+        self.good
+            .iter()
+            .zip(values)
+            .for_each(|(at, value)| all[*at] = Some(*value));
+        all
+    }
+
     /// Good row numbers by id.
     pub(super) fn by_id(&self) -> HashMap<&str, u64> {
         self.good

@@ -12,6 +12,9 @@ pub struct RunFile {
     /// Run directories that this one is a set over; empty where it holds its own samples.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<String>,
+    /// sha256 over the members' tables, so that what is decided about them is not taken for current when they change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members_sha256: Option<String>,
     /// What fixes the parts.
     pub embed: Option<EmbedRequest>,
     /// Whether every part is there.
@@ -156,6 +159,16 @@ pub struct DedupRequest {
     pub clusters: Option<ClusterRequest>,
     /// The order that `matches.parquet` was made in; semantic alone.
     pub keep: Option<String>,
+}
+
+impl DedupRequest {
+    /// Whether clusters and pairs made for this request are those of another, which at most ranks rows differently.
+    pub fn serves(&self, other: &DedupRequest) -> bool {
+        DedupRequest {
+            keep: other.keep.clone(),
+            ..self.clone()
+        } == *other
+    }
 }
 
 /// What fixes clusters.

@@ -278,11 +278,6 @@ pub fn parse_sha256(digits: &str) -> Option<[u8; 32]> {
     Some(sha256)
 }
 
-/// 64 lower-case hexadecimal digits.
-fn hex(sha256: &[u8; 32]) -> String {
-    sha256.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,7 +300,7 @@ mod tests {
     #[test]
     fn a_sha256_survives_its_digits() {
         let sha256: [u8; 32] = std::array::from_fn(|at| (at * 9) as u8);
-        assert_eq!(parse_sha256(&hex(&sha256)), Some(sha256));
+        assert_eq!(parse_sha256(&crate::digest::hex(&sha256)), Some(sha256));
         assert_eq!(parse_sha256("12"), None);
         assert_eq!(parse_sha256(&"+1".repeat(32)), None);
         assert_eq!(parse_sha256(&"é".repeat(32)), None);

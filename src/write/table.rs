@@ -6,7 +6,8 @@ use arrow::array::{ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-use super::{Kept, hex};
+use super::Kept;
+use crate::digest::hex;
 
 /// The columns that every table has, in this order; the scores follow.
 const COLUMNS: [(&str, DataType); 11] = [

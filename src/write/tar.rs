@@ -20,8 +20,9 @@ use super::copy::{Reader, changed, unreadable};
 use super::names::{Taken, image_suffix, sidecar_suffixes, tar_key, with_suffix};
 use super::record::Record;
 use super::table::Rows;
-use super::{Kept, Options, Written, hex};
+use super::{Kept, Options, Written};
 use crate::atomic::{self, Pending};
+use crate::digest::hex;
 use crate::error::{Error, Result};
 use crate::sample::{Blob, Sample};
 

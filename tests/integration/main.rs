@@ -8,5 +8,6 @@ mod faults;
 mod heads;
 mod read;
 mod resize;
+mod structure;
 mod tower;
 mod write;

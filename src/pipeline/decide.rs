@@ -1,0 +1,373 @@
+//! Thresholds, filters and pairs -> decisions: `decisions.parquet` and `duplicates/removed.parquet`.
+
+use std::collections::BTreeMap;
+
+use super::duplicates::{self, Clusters, Mode, Plan};
+use super::progress::{Context, Stage};
+use super::run::{Run, Summary};
+use super::set::{Samples, read_scores};
+use crate::atomic;
+use crate::dedup::decide::{DuplicateOf, Keep, PairGraph, Removal};
+use crate::error::{Error, Result};
+use crate::sample::{Decision, Reason};
+use crate::store::run_file::{DecideRequest, Threshold};
+use crate::store::tables::{self, DecisionRow, SampleRow};
+
+/// How duplicates are found and decided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dedup {
+    /// How to look.
+    pub mode: Mode,
+    /// A pair is a duplicate when cosine >= 1 - eps; none for the model's default.
+    pub eps: Option<f64>,
+    /// Pairs are stored down to cosine 1 - floor; none for 4 x eps.
+    pub floor: Option<f64>,
+    /// How clusters are made.
+    pub clusters: Clusters,
+    /// Order of preference.
+    pub keep: Keep,
+    /// What a row falls to.
+    pub removal: Removal,
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+impl Default for Dedup {
+    fn default() -> Dedup {
+        Dedup {
+            mode: Mode::Auto,
+            eps: None,
+            floor: None,
+            clusters: Clusters::default(),
+            keep: Keep::Largest,
+            removal: Removal::Group,
+            seed: 42,
+        }
+    }
+}
+
+impl Dedup {
+    /// No looking for duplicates.
+    pub fn off() -> Dedup {
+        Dedup {
+            mode: Mode::Off,
+            ..Dedup::default()
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Usage`] for what contradicts itself, whatever the data.
+    pub fn check(&self) -> Result<()> {
+        let range = |name: &str, value: Option<f64>| match value {
+            Some(x) if !(0.0..=2.0).contains(&x) => Err(Error::usage(format!(
+                "--{name} {x}: give a number in 0..=2"
+            ))),
+            _ => Ok(()),
+        };
+        range("eps", self.eps)?;
+        range("floor", self.floor)?;
+        if let (Some(eps), Some(floor)) = (self.eps, self.floor)
+            && floor < eps
+        {
+            return Err(Error::usage(format!(
+                "--floor {floor} is below --eps {eps}; pairs are stored down to the floor"
+            )));
+        }
+        if self.mode == Mode::Exact && matches!(self.keep, Keep::Hard | Keep::Easy) {
+            return Err(Error::usage(format!(
+                "--keep {} needs clusters; use --dedup semantic, or another order",
+                self.keep
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What is known of a good sample when it is decided about; what [`crate::Pipeline::keep_if`] is shown.
+#[derive(Clone, Copy)]
+pub struct Candidate<'a> {
+    /// The sample's row in `samples/`.
+    pub sample: &'a SampleRow,
+    scores: &'a [(String, Vec<f32>)],
+    row: usize,
+}
+
+impl Candidate<'_> {
+    /// A score by name; NaN where there is none of that name.
+    pub fn score(&self, name: &str) -> f32 {
+        self.scores
+            .iter()
+            .find(|(n, _)| n == name)
+            .map_or(f32::NAN, |(_, values)| values[self.row])
+    }
+}
+
+/// A caller's own test: its name, which is the reason of those that fail it, and the test.
+pub type Filter = (String, Box<dyn Fn(&Candidate) -> bool + Send + Sync>);
+
+impl Run {
+    /// Finds duplicates where that is not done yet for this request, and decides.
+    ///
+    /// Clusters and pairs are kept as long as they serve: another eps within the floor, other thresholds, another order or
+    /// removal only decide anew.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a request that contradicts itself or the run.
+    pub fn dedup(
+        &mut self,
+        dedup: &Dedup,
+        filters: &[Filter],
+        context: Context,
+    ) -> Result<Summary> {
+        dedup.check()?;
+        let eps = match dedup.eps {
+            Some(eps) => eps,
+            None => self.model()?.1,
+        };
+        if let Keep::Best { score, .. } = &dedup.keep {
+            self.check_has_score(score)?;
+        }
+        let decide = |eps| DecideRequest {
+            eps,
+            keep: dedup.keep.to_string(),
+            removal: dedup.removal.to_string(),
+            seed: dedup.seed,
+        };
+        if dedup.mode == Mode::Off {
+            self.home.remove("clusters")?;
+            self.home.remove("duplicates")?;
+            self.file.dedup = None;
+            self.file.decide = Some(decide(None));
+            return self.decide(filters, context);
+        }
+        let samples = Samples::read(&self.dirs())?;
+        let d = self.dims()?;
+        let floor = dedup.floor.unwrap_or((4.0 * eps).min(2.0));
+        if floor < eps {
+            return Err(Error::usage(format!(
+                "--floor {floor} is below the eps of {eps}; pairs are stored down to the floor"
+            )));
+        }
+        let mut plan = Plan {
+            mode: dedup.mode,
+            floor,
+            clusters: &dedup.clusters,
+            keep: &dedup.keep,
+            seed: dedup.seed,
+        };
+        let mode = plan.settle(samples.len(), d, context);
+        if let Some(stored) = &self.file.dedup
+            && dedup.floor.is_none()
+            && stored.floor >= eps
+        {
+            // A floor that nobody asked for need not be the one that the pairs were stored to.
+            plan.floor = stored.floor;
+        }
+        let request = plan.request(mode, samples.len())?;
+        let stored = self.file.dedup.take();
+        if stored.as_ref() != Some(&request) {
+            // While the folder is being made, run.json does not claim that it is there.
+            self.save()?;
+            let dirs = self.dirs();
+            let seconds = match stored {
+                Some(stored) if stored.serves(&request) => {
+                    duplicates::match_anew(&self.home, &dirs, &samples, d, &plan, context)?
+                }
+                _ => duplicates::find(&self.home, &dirs, &samples, d, mode, &plan, context)?,
+            };
+            self.took(Stage::Dedup, seconds);
+        }
+        self.file.dedup = Some(request);
+        self.file.decide = Some(decide(Some(eps)));
+        self.decide_over(samples, filters, context)
+    }
+
+    fn check_has_score(&self, name: &str) -> Result<()> {
+        if self.file.scores.iter().any(|s| s.name == name) {
+            return Ok(());
+        }
+        Err(Error::usage(format!(
+            "--keep best:{name}: the run has no score {name}; add it with --head {name}=..."
+        )))
+    }
+
+    /// Makes `decisions.parquet` and `duplicates/removed.parquet` from what is stored: thresholds and filters first, then
+    /// duplicates among the survivors.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where a table is damaged.
+    pub fn decide(&mut self, filters: &[Filter], context: Context) -> Result<Summary> {
+        let samples = Samples::read(&self.dirs())?;
+        self.decide_over(samples, filters, context)
+    }
+
+    fn decide_over(
+        &mut self,
+        samples: Samples,
+        filters: &[Filter],
+        context: Context,
+    ) -> Result<Summary> {
+        let mut running = context.begin(Stage::Decide, Some(samples.rows.len() as u64));
+        let mut scores = Vec::new();
+        for score in &self.file.scores {
+            let values = read_scores(&self.dirs(), &samples, &score.name)?;
+            scores.push((score.name.clone(), values));
+        }
+        let failed: Vec<Option<&str>> = (0..samples.len())
+            .map(|row| first_failure(&self.file.thresholds, filters, &samples, &scores, row))
+            .collect();
+        let survivors: Vec<bool> = failed.iter().map(Option::is_none).collect();
+        let fallen = self.fallen(&samples, &survivors)?;
+
+        let id = |row: usize| samples.sample(row).id.as_str();
+        let mut rows: Vec<DecisionRow> = samples.rows.iter().map(corrupt).collect();
+        let mut removed = Vec::new();
+        for (row, at) in samples.good.iter().enumerate() {
+            let reason = match (failed[row], fallen[row]) {
+                (Some(name), _) => name,
+                (None, Some(kept)) => {
+                    rows[*at].duplicate_of = Some(id(kept.row as usize).into());
+                    removed.push((id(row), id(kept.row as usize), kept.cosine));
+                    Reason::Duplicate.as_str()
+                }
+                (None, None) => Reason::Kept.as_str(),
+            };
+            rows[*at].reason = reason.into();
+        }
+        let columns: Vec<_> = scores
+            .iter()
+            .map(|(name, values)| (name.clone(), samples.spread(values)))
+            .collect();
+        self.store_decisions(&rows, &columns, &removed)?;
+        self.count(&rows, filters);
+        running.advance(rows.len() as u64)?;
+        self.took(Stage::Decide, running.finish());
+        self.save()?;
+        self.summary()
+    }
+
+    /// What each good row falls to, by the stored pairs; none where duplicates are not looked for.
+    fn fallen(&self, samples: &Samples, survivors: &[bool]) -> Result<Vec<Option<DuplicateOf>>> {
+        let (
+            Some(_),
+            Some(DecideRequest {
+                eps: Some(eps),
+                keep,
+                removal,
+                seed,
+            }),
+        ) = (&self.file.dedup, &self.file.decide)
+        else {
+            return Ok(vec![None; samples.len()]);
+        };
+        let damaged = |reason: String| Error::run(self.home.root(), reason);
+        let keep: Keep = keep.parse().map_err(damaged)?;
+        let removal: Removal = removal.parse().map_err(damaged)?;
+        let order = duplicates::order(&self.home, &self.dirs(), samples, &keep, *seed)?;
+        let mut graph = PairGraph::new(samples.len(), *eps)?;
+        duplicates::read_pairs(&self.home, samples, |pairs| Ok(graph.add(pairs)?))?;
+        Ok(graph.decide(survivors, &[], &order, removal)?)
+    }
+
+    fn store_decisions(
+        &mut self,
+        rows: &[DecisionRow],
+        scores: &[(String, Vec<Option<f32>>)],
+        removed: &[(&str, &str, f64)],
+    ) -> Result<()> {
+        if self.file.dedup.is_some() {
+            let table = tables::matched_to_batch(["id", "kept_id", "cosine"], removed)?;
+            atomic::write_parquet(self.home.path("duplicates/removed.parquet"), &table)?;
+        }
+        let path = self.home.path("decisions.parquet");
+        let before = std::fs::read(&path).ok();
+        atomic::write_parquet(&path, &tables::decisions_to_batch(rows, scores)?)?;
+        if before != std::fs::read(&path).ok() {
+            // The set in curated/, if there is one, is not that of these decisions any more.
+            self.file.write = None;
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, rows: &[DecisionRow], filters: &[Filter]) {
+        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+        let names = self
+            .file
+            .thresholds
+            .iter()
+            .map(|t| t.score.as_str())
+            .chain(filters.iter().map(|f| f.0.as_str()));
+        for name in names.chain(["kept", "corrupt", "duplicate"]) {
+            counts.insert(name.into(), 0);
+        }
+        for row in rows {
+            *counts.entry(row.reason.clone()).or_default() += 1;
+        }
+        counts.insert("read".into(), rows.len() as u64);
+        counts.insert("bad".into(), counts["corrupt"]);
+        self.file.counts = counts;
+    }
+
+    /// The decisions, in read order.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where there are none yet.
+    pub fn decisions(&self) -> Result<Vec<Decision>> {
+        let path = self.home.path("decisions.parquet");
+        if !path.is_file() {
+            let root = self.home.root().display();
+            return Err(Error::usage(format!(
+                "{root} has no decisions yet; clipsift dedup {root} or clipsift filter {root} makes them"
+            )));
+        }
+        let rows = tables::decisions_from_batch(&atomic::read_parquet(&path)?)
+            .map_err(|reason| Error::run(&path, reason))?;
+        Ok(rows
+            .into_iter()
+            .map(|row| Decision {
+                reason: match row.reason.as_str() {
+                    "kept" => Reason::Kept,
+                    "corrupt" => Reason::Corrupt,
+                    "duplicate" => Reason::Duplicate,
+                    score => Reason::Score(score.into()),
+                },
+                id: row.id,
+                duplicate_of: row.duplicate_of,
+            })
+            .collect())
+    }
+}
+
+/// The decision about a bad sample, which a good one's takes the place of.
+fn corrupt(sample: &SampleRow) -> DecisionRow {
+    DecisionRow {
+        id: sample.id.clone(),
+        reason: Reason::Corrupt.as_str().into(),
+        duplicate_of: None,
+    }
+}
+
+/// The first threshold, in the order of the request, and then the first filter that a good row fails.
+fn first_failure<'a>(
+    thresholds: &'a [Threshold],
+    filters: &'a [Filter],
+    samples: &Samples,
+    scores: &[(String, Vec<f32>)],
+    row: usize,
+) -> Option<&'a str> {
+    let candidate = Candidate {
+        sample: samples.sample(row),
+        scores,
+        row,
+    };
+    let below = thresholds
+        .iter()
+        .find(|t| !t.keeps(candidate.score(&t.score)))
+        .map(|t| t.score.as_str());
+    below.or_else(|| {
+        filters
+            .iter()
+            .find(|(_, keep)| !keep(&candidate))
+            .map(|(name, _)| name.as_str())
+    })
+}
