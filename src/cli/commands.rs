@@ -57,7 +57,7 @@ fn begin(args: &EmbedArgs, terminal: Terminal) -> Result<(Pipeline, usize)> {
     let clip = Clip::load_revision(&args.model, args.revision.as_deref(), &device)?;
     if args.model == BUILTIN {
         terminal.say(
-            "model builtin: finds near-duplicates (resized, recompressed, cropped, recoloured copies); it knows nothing of what \
+            "model builtin: finds near-duplicates (resized, recompressed, re-encoded copies, light edits); it knows nothing of what \
              images mean, so no aesthetic or NSFW scores: those need --model openai/clip-vit-large-patch14",
         );
     }
