@@ -19,19 +19,25 @@
 //! and [`mod@write`] copies the original bytes of what is kept. [`pipeline`] joins the stages; all numeric work is in [`ops`].
 //!
 //! ```
-//! use clipsift::pipeline::{Dedup, Shards};
-//! use clipsift::{Clip, Device, Pipeline};
+//! use clipsift::{Clip, Device, Exact, Keep, Pipeline, Shards};
 //!
 //! # let out = tempfile::tempdir()?;
 //! # let out = out.path().join("run");
 //! let clip = Clip::load("builtin", &Device::auto()?)?;
 //! let run = Pipeline::over(["tests/data/shards/{00000..00002}.tar"])?
 //!     .embed(clip)
-//!     .dedup(Dedup::default())
+//!     .dedup(Exact::within(0.02).keep(Keep::Largest))
 //!     .write(Shards::of(10_000))
 //!     .run(&out)?;
 //! println!("{} of {} kept", run.kept, run.read);
 //! # assert!(run.kept > 0);
+//!
+//! // Later, from what is stored: a smaller eps, and the set again.
+//! use clipsift::Run;
+//! use clipsift::pipeline::Context;
+//! let mut run = Run::open(&out)?;
+//! run.dedup(&Exact::within(0.005), &[], Context::quiet())?;
+//! run.write(&Shards::of(10_000), None, Context::quiet())?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -76,8 +82,9 @@ pub mod store;
 pub mod write;
 
 pub use clip::{Clip, Embedded, Embedder};
+pub use dedup::decide::{Keep, Removal};
 pub use device::Device;
 pub use error::{Error, Result};
 pub use heads::{Head, Scorer};
-pub use pipeline::{Pipeline, Run};
+pub use pipeline::{Dedup, Exact, Pipeline, Run, Semantic, Shards};
 pub use sample::{Blob, Decision, Reason, Rgb8, Sample, Sidecar};

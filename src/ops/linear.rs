@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// `[n, out]`.
 ///
 /// The bias is left to the op that follows ([`crate::ops::bias_activation`], [`crate::ops::add_layer_norm`],
-/// [`crate::ops::attention`]), which reads the product anyway. One GEMM over all rows at once, accumulated in f32.
+/// [`crate::ops::attention()`]), which reads the product anyway. One GEMM over all rows at once, accumulated in f32.
 ///
 /// # Errors
 /// [`Error::Shape`] where the inner sizes differ.

@@ -47,6 +47,23 @@ impl Shards {
     }
 }
 
+impl Shards {
+    /// # Errors
+    /// [`Error::Usage`] where the layout cannot hold what the inputs give.
+    pub(super) fn check(&self, inputs: &[&Inputs]) -> Result<()> {
+        if self.shard_size == 0 {
+            return Err(Error::usage("a shard holds at least one sample, not 0"));
+        }
+        let packed = inputs.iter().any(|i| i.kind() == read::Kind::Packed);
+        match self.layout {
+            Some(Layout::List) if packed => Err(Error::usage(
+                "a list names files, and images in a tar or parquet have none of their own; write tar or folder instead",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Run {
     /// Writes the curated set into `to` (`RUN/curated` where none), reading the inputs again as `run.json` names them. Every
     /// byte written is checked against the sha256 that the sample had when it was embedded.
@@ -73,6 +90,7 @@ impl Run {
         overwrite: bool,
         context: Context,
     ) -> Result<()> {
+        shards.check(inputs)?;
         let decisions = self.decisions()?;
         let packed = inputs.iter().any(|i| i.kind() == read::Kind::Packed);
         let layout = shards

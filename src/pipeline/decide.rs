@@ -47,6 +47,29 @@ impl Default for Dedup {
 }
 
 impl Dedup {
+    /// Sets the order of preference.
+    pub fn keep(self, keep: Keep) -> Dedup {
+        Dedup { keep, ..self }
+    }
+
+    /// Sets what a row falls to.
+    pub fn removal(self, removal: Removal) -> Dedup {
+        Dedup { removal, ..self }
+    }
+
+    /// Sets how far down pairs are stored, for a larger eps later.
+    pub fn floor(self, floor: f64) -> Dedup {
+        Dedup {
+            floor: Some(floor),
+            ..self
+        }
+    }
+
+    /// Sets how clusters are made.
+    pub fn clusters(self, clusters: Clusters) -> Dedup {
+        Dedup { clusters, ..self }
+    }
+
     /// No looking for duplicates.
     pub fn off() -> Dedup {
         Dedup {
@@ -80,6 +103,34 @@ impl Dedup {
             )));
         }
         Ok(())
+    }
+}
+
+/// Duplicates among every pair of the set: `Exact::within(0.02).keep(Keep::Largest)`.
+pub enum Exact {}
+
+impl Exact {
+    /// Two samples are duplicates when cosine >= 1 - eps.
+    pub fn within(eps: f64) -> Dedup {
+        Dedup {
+            mode: Mode::Exact,
+            eps: Some(eps),
+            ..Dedup::default()
+        }
+    }
+}
+
+/// Duplicates inside clusters: `Semantic::within(0.02)`.
+pub enum Semantic {}
+
+impl Semantic {
+    /// Two samples of a cluster are duplicates when cosine >= 1 - eps.
+    pub fn within(eps: f64) -> Dedup {
+        Dedup {
+            mode: Mode::Semantic,
+            eps: Some(eps),
+            ..Dedup::default()
+        }
     }
 }
 

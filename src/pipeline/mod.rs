@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 pub use curated::Shards;
-pub use decide::{Candidate, Dedup, Filter};
+pub use decide::{Candidate, Dedup, Exact, Filter, Semantic};
 pub use duplicates::{Clusters, InitKind, Mode};
 pub use progress::{Context, Event, Observer, Running, Stage};
 pub use run::{Run, Summary, check_dims, check_score_name};
@@ -34,19 +34,19 @@ pub const PART_SIZE: usize = 4096;
 /// The stages of a run, put together in any order and run in the one that makes sense.
 ///
 /// ```
-/// use clipsift::{Clip, Device, Pipeline};
-/// use clipsift::pipeline::{Dedup, Shards};
+/// use clipsift::{Clip, Device, Exact, Keep, Pipeline, Shards};
 ///
 /// # let out = tempfile::tempdir()?;
+/// # let out = out.path().join("run");
 /// let clip = Clip::load("builtin", &Device::auto()?)?;
 /// let run = Pipeline::over(["tests/data/gallery/portraits"])?
 ///     .embed(clip)
-///     .keep_if("large", |candidate| candidate.sample.width >= 64)
-///     .dedup(Dedup::default())
+///     .keep_if(|candidate| candidate.sample.width >= 64)
+///     .dedup(Exact::within(0.02).keep(Keep::Largest))
 ///     .write(Shards::of(10_000))
-///     .run(out.path().join("run"))?;
+///     .run(&out)?;
 /// println!("{} of {} kept", run.kept, run.read);
-/// # assert!(run.kept > 0 && run.bad == 0);
+/// # assert!(run.kept > 0 && run.duplicates > 0 && run.bad == 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Pipeline {
@@ -68,9 +68,6 @@ pub struct Pipeline {
     observer: Box<Observer<'static>>,
     stop: &'static AtomicBool,
 }
-
-/// Never set: what a pipeline that nobody stops looks at.
-static NEVER: AtomicBool = AtomicBool::new(false);
 
 impl Pipeline {
     /// Over inputs as the command line takes them: folders, images, tars (`{00000..00041}` expands), parquets, lists, `-`.
@@ -128,7 +125,7 @@ impl Pipeline {
             device: "cpu".into(),
             overwrite: false,
             observer: Box::new(|_| {}),
-            stop: &NEVER,
+            stop: &progress::NEVER,
         }
     }
 
@@ -172,14 +169,19 @@ impl Pipeline {
         self
     }
 
-    /// Keeps samples that pass a test of one's own; `name` is the reason of those that do not. Tests come after the
+    /// Keeps samples that pass a test of one's own; the reason of those that do not is `filter`. Tests come after the
     /// thresholds.
-    pub fn keep_if(
+    pub fn keep_if(self, test: impl Fn(&Candidate) -> bool + Send + Sync + 'static) -> Pipeline {
+        self.keep_if_named("filter", test)
+    }
+
+    /// [`Pipeline::keep_if`] with a reason of its own.
+    pub fn keep_if_named(
         mut self,
-        name: &str,
+        reason: &str,
         test: impl Fn(&Candidate) -> bool + Send + Sync + 'static,
     ) -> Pipeline {
-        self.filters.push((name.into(), Box::new(test)));
+        self.filters.push((reason.into(), Box::new(test)));
         self
     }
 
@@ -316,6 +318,9 @@ impl Pipeline {
         }
         for (name, _) in &self.filters {
             check_score_name(name)?;
+        }
+        if let Some(shards) = &self.write {
+            shards.check(&[&self.inputs])?;
         }
         let Some(dedup) = &self.dedup else {
             return Ok(());

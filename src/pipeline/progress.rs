@@ -76,6 +76,19 @@ pub struct Context<'a> {
     pub stop: &'a AtomicBool,
 }
 
+/// Never set: what work that nobody stops looks at.
+pub(super) static NEVER: AtomicBool = AtomicBool::new(false);
+
+impl Context<'static> {
+    /// Tells nobody, and is never stopped.
+    pub fn quiet() -> Context<'static> {
+        Context {
+            observer: &|_| {},
+            stop: &NEVER,
+        }
+    }
+}
+
 impl<'a> Context<'a> {
     /// # Errors
     /// [`Error::Interrupted`] where the work is to end.

@@ -19,6 +19,7 @@ fn wrong_use_is_refused_at_once_with_what_to_do() {
     std::fs::write(dir.path().join("full/thesis.txt"), b"x").unwrap();
     good(&format!("embed {gallery}/portraits --out {at}/portraits"));
     let head = data("tiny-clip/model.safetensors").display().to_string();
+    let shard = data("shards/00000.tar").display().to_string();
 
     let cases: Vec<(i32, String, &str)> = vec![
         (
@@ -90,6 +91,11 @@ fn wrong_use_is_refused_at_once_with_what_to_do() {
             2,
             format!("curate {gallery} --out {at}/r --part-size 0"),
             "part size",
+        ),
+        (
+            2,
+            format!("curate {shard} --out {at}/r --write list"),
+            "tar or folder",
         ),
         (
             2,
