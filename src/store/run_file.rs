@@ -211,3 +211,61 @@ pub struct WriteRequest {
     /// Samples a shard.
     pub shard_size: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(bound: Bound, scores: &[f32]) -> Vec<f32> {
+        let threshold = Threshold {
+            score: "s".into(),
+            bound,
+        };
+        scores
+            .iter()
+            .copied()
+            .filter(|s| threshold.keeps(*s))
+            .collect()
+    }
+
+    #[test]
+    fn aesthetic_keeps_what_reaches_its_bound_and_nsfw_what_stays_below() {
+        // The reference system's own cases; the order is kept.
+        let aesthetic = kept(Bound::Min(0.5), &[0.5, 0.51, 0.49, 0.5]);
+        assert_eq!(aesthetic, [0.5, 0.51, 0.5]);
+        let nsfw = kept(Bound::Max(0.5), &[0.5, 0.49, 0.51, 0.499]);
+        assert_eq!(nsfw, [0.49, 0.499]);
+    }
+
+    #[test]
+    fn a_score_that_is_no_number_passes_no_threshold() {
+        for bound in [Bound::Min(f64::NEG_INFINITY), Bound::Max(f64::INFINITY)] {
+            assert!(kept(bound, &[f32::NAN]).is_empty(), "{bound:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_makes_other_parts_is_told_by_what_differs() {
+        let request = EmbedRequest {
+            inputs: vec!["photos".into()],
+            content: vec!["photos (folder, 3 images)".into()],
+            partition: None,
+            id_column: None,
+            model: "builtin".into(),
+            fingerprint: "f".into(),
+            dims: 128,
+            dtype: "f32".into(),
+            device: "cpu".into(),
+            part_size: 4096,
+            batch_size: 64,
+            default_eps: 0.03,
+        };
+        assert_eq!(request.difference(&request), None);
+        let other = EmbedRequest {
+            part_size: 9,
+            ..request.clone()
+        };
+        let difference = request.difference(&other).unwrap();
+        assert_eq!(difference, "its part size is 4096, now it is 9");
+    }
+}
