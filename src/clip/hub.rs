@@ -49,6 +49,10 @@ impl HubRepo {
             {
                 builder = builder.with_token(Some(token.trim().into()));
             }
+            // Python's client, too, takes an endpoint with a slash at its end.
+            if let Ok(endpoint) = std::env::var("HF_ENDPOINT") {
+                builder = builder.with_endpoint(endpoint.trim_end_matches('/').into());
+            }
             let api = builder
                 .build()
                 .map_err(|e| Error::model(id, format!("no hub client: {e}")))?;
