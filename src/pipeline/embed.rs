@@ -219,6 +219,11 @@ fn consume(
     Ok(())
 }
 
+/// Whether a row is neither zero nor has a value that is not finite, whatever a caller's own embedder says of it.
+fn has_direction(row: &[f32]) -> bool {
+    row.iter().all(|x| x.is_finite()) && row.iter().any(|x| *x != 0.0)
+}
+
 /// The part that is being made.
 struct Part {
     index: usize,
@@ -275,7 +280,7 @@ impl Part {
         for Prepared { mut row, .. } in batch {
             if row.good() {
                 match rows.next() {
-                    Some((embedding, true)) => {
+                    Some((embedding, true)) if has_direction(embedding) => {
                         self.embeddings.ids.push(row.id.clone());
                         self.embeddings.rows.extend_from_slice(embedding);
                     }
