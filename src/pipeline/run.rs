@@ -607,7 +607,14 @@ impl Run {
         self.count(&rows, filters);
         self.took(Stage::Decide, running.finish());
         self.save()?;
-        self.summary()
+        let mut summary = self.summary()?;
+        // `run.json` knows the order of the thresholds only.
+        summary.below.sort_by_key(|(name, _)| {
+            let threshold = self.file.thresholds.iter().any(|t| t.score == *name);
+            let filter = filters.iter().position(|(filter, _)| filter == name);
+            filter.filter(|_| !threshold)
+        });
+        Ok(summary)
     }
 
     fn count(&mut self, rows: &[DecisionRow], filters: &[Filter]) {
