@@ -4,6 +4,7 @@
     pip install -r scripts/requirements.txt
     python scripts/make_golden.py                  # everything
     python scripts/make_golden.py clip resize      # only these parts
+    python scripts/make_golden.py full --out DIR   # towers of full size, for the ignored tests; 1.6 GB, not committed
 
 Each part is one function of this file and one or more folders of the output. The same versions give the same bytes, so
 a run that changes a committed file is a finding, not noise. Nothing here is needed to build or to test clipsift.
@@ -266,6 +267,48 @@ def make_clip(data):
         "metadata": {"total_size": sum(value.nbytes for value in weights.values())},
         "weight_map": {name: shard for shard, held in shards.items() for name in held}})
     save_file(clip_expected(folder, load_checked(CLIPVisionModelWithProjection, folder)), folder / "expected.safetensors")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# full: vision towers of the published sizes with random weights. Too large to commit; their seed is what stands here.
+
+FULL_TOWERS = {
+    "vit-b-32": (20250, 512, dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, patch_size=32)),
+    "vit-l-14": (20251, 768, dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14)),
+}
+FULL_SOURCES = [("blend", 224, 224, 6), ("checks", 224, 224, 7)]
+
+
+def make_full(out):
+    """vit-b-32 and vit-l-14: config.json, preprocessor_config.json, model.safetensors, and two pictures' unit embeddings."""
+    import torch
+    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+
+    for name, (seed, d, shape) in FULL_TOWERS.items():
+        vision = dict(model_type="clip_vision_model", image_size=224, num_channels=3, hidden_act="quick_gelu", layer_norm_eps=1e-5,
+                      projection_dim=d, **shape)
+        folder = fresh(out / name)
+        write_json(folder / "config.json", dict(architectures=["CLIPModel"], model_type="clip", projection_dim=d, vision_config=vision))
+        write_json(folder / "preprocessor_config.json", dict(
+            crop_size=224, do_center_crop=True, do_normalize=True, do_resize=True, feature_extractor_type="CLIPFeatureExtractor",
+            image_mean=[0.48145466, 0.4578275, 0.40821073], image_std=[0.26862954, 0.26130258, 0.27577711], resample=3, size=224))
+        save_file(vision_weights(np.random.Generator(np.random.PCG64(seed)), vision, d), folder / "model.safetensors", metadata={"format": "pt"})
+
+        pixels = np.stack([pattern(*source) for source in FULL_SOURCES])
+        processor = CLIPImageProcessorPil.from_pretrained(folder)
+        values = torch.from_numpy(processor([Image.fromarray(p) for p in pixels], return_tensors="np")["pixel_values"])
+        model = load_checked(CLIPVisionModelWithProjection, folder)
+
+        def unit(dtype):
+            with torch.no_grad():
+                rows = model.to(dtype)(values.to(dtype)).image_embeds.double().numpy()
+            return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+        single, double = unit(torch.float32), unit(torch.float64)
+        stray, cosine = np.abs(single - double).max(), double[0] @ double[1]
+        print(f"{name}: transformers in f32 strays from f64 by {stray:.1e}; cosine of the two pictures {cosine:.3f}")
+        assert cosine < 0.9, "the pictures look alike to this tower"
+        save_file({"pixel_u8": pixels, "unit": double.astype(np.float32)}, folder / "expected.safetensors")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -910,18 +953,23 @@ def make_hostile(data):
 
 
 PARTS = {"clip": make_clip, "resize": make_resize, "formats": make_formats, "shards": make_shards, "hostile": make_hostile}
+BY_NAME_ONLY = {"full": make_full}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to make, of {', '.join(PARTS)}; default: everything")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "tests/data", help="default: tests/data")
+    known = PARTS | BY_NAME_ONLY
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to make, of {', '.join(known)}; default: all but {', '.join(BY_NAME_ONLY)}")
+    parser.add_argument("--out", type=Path, help="default: tests/data")
     arguments = parser.parse_args()
-    if unknown := set(arguments.parts) - set(PARTS):
+    if unknown := set(arguments.parts) - set(known):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if arguments.out is None and set(arguments.parts) & set(BY_NAME_ONLY):
+        parser.error(f"name a folder with --out for {', '.join(BY_NAME_ONLY)}: it is not for tests/data")
+    out = arguments.out or Path(__file__).parent.parent / "tests/data"
     check_versions()
     for name in arguments.parts or PARTS:
-        PARTS[name](arguments.out)
+        known[name](out)
         print(f"{name}: done")
 
 

@@ -149,12 +149,12 @@ impl Head {
     fn from_hub(name: &str, id: &str, file: &str) -> Result<Head> {
         let repo = HubRepo::new(id, None)?;
         let path = repo.get(file)?;
-        // Optional; where the repository has one it lands beside the weights.
-        if plan_path(&path)
-            .file_name()
-            .is_some_and(|plan| plan != "model.json")
-        {
-            repo.find(&plan_path(Path::new(file)).to_string_lossy())?;
+        // Optional; where the repository has one it lands beside the weights. Many a repository has a single head of a known
+        // layout as its model.safetensors: there it is not asked for, so that the cache alone will do.
+        let plan = plan_path(Path::new(file));
+        let by_default = plan.as_os_str() == "model.json";
+        if !(by_default && recognise(name, &Weights::open_file(&path)?, &plan).is_ok()) {
+            repo.find(&plan.to_string_lossy())?;
         }
         Head::read(name, &path)
     }

@@ -1,5 +1,6 @@
 //! Each command: check, run, print.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,6 +16,15 @@ use super::args::{
 };
 use super::flags::{self, Thresholds};
 use super::terminal::Terminal;
+
+/// `println!`, but a reader that has gone away, as `| head` does, ends the process quietly.
+macro_rules! out {
+    ($($text:tt)*) => {
+        if writeln!(std::io::stdout(), $($text)*).is_err() {
+            std::process::exit(0);
+        }
+    };
+}
 
 pub(crate) fn curate(
     args: CurateArgs,
@@ -54,7 +64,11 @@ fn begin(args: &EmbedArgs, terminal: Terminal) -> Result<(Pipeline, usize)> {
         pipeline = pipeline.partition(partition)?;
     }
     let device = Device::open(args.device, args.dtype)?;
-    let clip = Clip::load_revision(&args.model, args.revision.as_deref(), &device)?;
+    let clip = Clip::load_revision(
+        args.model.trim_end_matches('/'),
+        args.revision.as_deref(),
+        &device,
+    )?;
     if args.model == BUILTIN {
         terminal.say(
             "model builtin: finds near-duplicates (resized, recompressed, re-encoded copies, light edits); it knows nothing of what \
@@ -111,10 +125,14 @@ pub(crate) fn score(
             for (name, head) in &heads {
                 run.score(name, head, context)?;
             }
+            let mut summary = run.summary()?;
             if !thresholds.0.is_empty() {
                 run.set_thresholds(thresholds.0.clone())?;
+                if summary.decided {
+                    summary = run.decide(&[], context)?;
+                }
             }
-            print_summary(&run, &run.summary()?);
+            print_summary(&run, &summary);
         }
         Ok(())
     })
@@ -135,12 +153,6 @@ pub(crate) fn dedup(
             ));
         }
         (runs, Some(out)) => {
-            if runs.contains(out) {
-                return Err(Error::usage(format!(
-                    "--out {} is one of the runs; give another folder",
-                    out.display()
-                )));
-            }
             Run::union(&runs.iter().map(AsRef::as_ref).collect::<Vec<&Path>>(), out)?
         }
     };
@@ -174,6 +186,9 @@ pub(crate) fn write(args: WriteArgs, terminal: &Terminal) -> Result<ExitCode> {
     with_context(terminal, |context| {
         run.write(&shards, args.to.as_deref(), context)?;
         print_summary(&run, &run.summary()?);
+        if let Some(to) = &args.to {
+            out!("curated                {}", to.display());
+        }
         Ok(())
     })
 }
@@ -181,18 +196,25 @@ pub(crate) fn write(args: WriteArgs, terminal: &Terminal) -> Result<ExitCode> {
 pub(crate) fn models(args: ModelsArgs) -> Result<ExitCode> {
     match args.command {
         ModelsCommand::List => {
-            println!("{:<36} {:>5} {:>5}  about", "model", "d", "eps");
+            out!("{:<36} {:>5} {:>5}  about", "model", "d", "eps");
             for m in &manifest::manifest().models {
-                println!(
+                out!(
                     "{:<36} {:>5} {:>5}  {} ({})",
-                    m.name, m.d, m.default_eps, m.about, m.licence
+                    m.name,
+                    m.d,
+                    m.default_eps,
+                    m.about,
+                    m.licence
                 );
             }
-            println!("\n{:<36} {:>5}        about", "head", "d");
+            out!("\n{:<36} {:>5}        about", "head", "d");
             for h in &manifest::manifest().heads {
-                println!(
+                out!(
                     "{:<36} {:>5}        {} ({})",
-                    h.name, h.d, h.about, h.licence
+                    h.name,
+                    h.d,
+                    h.about,
+                    h.licence
                 );
             }
         }
@@ -206,26 +228,30 @@ fn check(spec: &str) -> Result<()> {
     let path = Path::new(spec);
     if path.is_file() || manifest::head(spec).is_some() {
         let head = Head::load(spec)?;
-        println!("head    {}", head.name());
-        println!("takes   {} dims", head.dims().unwrap_or(0));
-        println!("weights {}", head.fingerprint());
+        out!("head    {}", head.name());
+        out!("takes   {} dims", head.dims().unwrap_or(0));
+        out!("weights {}", head.fingerprint());
         return Ok(());
     }
     let clip = Clip::load(spec, &Device::cpu())?;
     let c = clip.config();
-    println!("model   {}", clip.name());
-    println!(
+    out!("model   {}", clip.name());
+    out!(
         "tower   {} layers, {} wide, {} heads, {:?}",
-        c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.hidden_act
+        c.num_hidden_layers,
+        c.hidden_size,
+        c.num_attention_heads,
+        c.hidden_act
     );
-    println!(
+    out!(
         "image   {0} x {0} pixels, patches of {1}",
-        c.image_size, c.patch_size
+        c.image_size,
+        c.patch_size
     );
-    println!("gives   {} dims", c.projection_dim);
-    println!("work    {:.2} GFLOP an image", c.flop() as f64 / 1e9);
-    println!("eps     {} by default", clip.default_eps());
-    println!("weights {}", clip.fingerprint());
+    out!("gives   {} dims", c.projection_dim);
+    out!("work    {:.2} GFLOP an image", c.flop() as f64 / 1e9);
+    out!("eps     {} by default", clip.default_eps());
+    out!("weights {}", clip.fingerprint());
     Ok(())
 }
 
@@ -240,7 +266,7 @@ fn with_context(terminal: &Terminal, work: impl FnOnce(Context) -> Result<()>) -
 
 /// The table at the end, on stdout.
 fn print_summary(run: &Run, summary: &Summary) {
-    let row = |name: &str, value: String| println!("{name:<22} {value:>10}");
+    let row = |name: &str, value: String| out!("{name:<22} {value:>10}");
     row("read", summary.read.to_string());
     row("bad", summary.bad.to_string());
     if summary.decided {
@@ -250,18 +276,17 @@ fn print_summary(run: &Run, summary: &Summary) {
         row("duplicates", summary.duplicates.to_string());
         row("kept", summary.kept.to_string());
     }
-    let seconds = run.file().seconds.get("embed").copied().unwrap_or(0.0);
-    if seconds > 0.0 {
-        row("images/s", format!("{:.1}", summary.read as f64 / seconds));
+    if let Some(rate) = summary.images_per_second {
+        row("images/s", format!("{rate:.1}"));
     }
-    println!("run                    {}", run.root().display());
+    out!("run                    {}", run.root().display());
     if run
         .file()
         .write
         .as_ref()
         .is_some_and(|w| w.layout != "none")
     {
-        println!(
+        out!(
             "curated                {}",
             run.root().join("curated").display()
         );

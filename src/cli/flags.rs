@@ -52,15 +52,12 @@ fn wrong(flag: &str, text: &str) -> Error {
 }
 
 fn threshold(score: &str, x: f64, bound: fn(f64) -> Bound) -> Result<Threshold> {
-    if x.is_nan() {
-        return Err(Error::usage(format!(
-            "a threshold of NaN on {score} would keep nothing"
-        )));
-    }
-    Ok(Threshold {
+    let threshold = Threshold {
         score: score.into(),
         bound: bound(x),
-    })
+    };
+    threshold.check()?;
+    Ok(threshold)
 }
 
 /// Loads the heads that were asked for, for embeddings of d dims, in the order aesthetic, nsfw, others.

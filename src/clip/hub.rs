@@ -48,6 +48,10 @@ impl HubRepo {
             {
                 builder = builder.with_token(Some(token.trim().into()));
             }
+            // Python's client, too, takes an endpoint with a slash at its end.
+            if let Ok(endpoint) = std::env::var("HF_ENDPOINT") {
+                builder = builder.with_endpoint(endpoint.trim_end_matches('/').into());
+            }
             let api = builder
                 .build()
                 .map_err(|e| Error::model(id, format!("no hub client: {e}")))?;
@@ -136,7 +140,9 @@ pub fn fetch(name: &str, url: &str, file: &str, sha256: &str) -> Result<PathBuf>
         .map(|home| home.join("clipsift"))
         .unwrap_or_default();
     let path = folder.join(file);
-    if path.is_file() {
+    if let Ok(bytes) = std::fs::read(&path)
+        && sha256_hex(&bytes) == sha256
+    {
         return Ok(path);
     }
     if offline() {

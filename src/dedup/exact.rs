@@ -219,11 +219,8 @@ pub(super) fn visit_pairs(
             pairs.par_sort_unstable_by_key(Pair::key);
         }
         info.pairs += pairs.len() as u64;
-        if pairs.is_empty() {
-            Ok(())
-        } else {
-            visit(pairs)
-        }
+        // Without pairs too, so that the visitor can show progress and stop.
+        visit(pairs)
     })?;
     Ok(info)
 }

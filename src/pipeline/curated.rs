@@ -48,19 +48,61 @@ impl Shards {
 }
 
 impl Shards {
+    /// The layout that the inputs come to.
+    fn settle(&self, inputs: &[&Inputs]) -> Layout {
+        let packed = inputs.iter().any(|i| i.kind() == read::Kind::Packed);
+        self.layout.unwrap_or(match packed {
+            true => Layout::Tar,
+            false => Layout::List,
+        })
+    }
+
+    /// Asks, before any work is done, whether a set of this layout can be written to `target`.
+    ///
     /// # Errors
-    /// [`Error::Usage`] where the layout cannot hold what the inputs give.
-    pub(super) fn check(&self, inputs: &[&Inputs]) -> Result<()> {
+    /// [`Error::Usage`] where the layout cannot hold what the inputs give, or `target` would be read as input.
+    pub(super) fn check(&self, inputs: &[&Inputs], target: &Path) -> Result<()> {
         if self.shard_size == 0 {
             return Err(Error::usage("a shard holds at least one sample, not 0"));
         }
-        let packed = inputs.iter().any(|i| i.kind() == read::Kind::Packed);
-        match self.layout {
-            Some(Layout::List) if packed => Err(Error::usage(
-                "a list names files, and images in a tar or parquet have none of their own; write tar or folder instead",
-            )),
-            _ => Ok(()),
+        match self.settle(inputs) {
+            Layout::List if inputs.iter().any(|i| i.kind() == read::Kind::Packed) => {
+                Err(Error::usage(
+                    "a list names files, and images in a tar or parquet have none of their own; write tar or folder instead",
+                ))
+            }
+            Layout::List => {
+                let mut samples = inputs.iter().flat_map(|i| i.samples());
+                samples.try_for_each(|sample| match sample.problem {
+                    Some(_) => Ok(()),
+                    None => Layout::List.accepts(&sample),
+                })
+            }
+            Layout::Folder => check_not_read(inputs, target),
+            Layout::Tar | Layout::None => Ok(()),
         }
+    }
+}
+
+/// # Errors
+/// [`Error::Usage`] where a folder of images is to be written into a folder that is read.
+fn check_not_read(inputs: &[&Inputs], target: &Path) -> Result<()> {
+    let target = std::path::absolute(target).map_err(Error::io("find", target))?;
+    // The part of the path that is there already, which may go through links.
+    let there = target.ancestors().find_map(|path| path.canonicalize().ok());
+    let read = inputs.iter().flat_map(|i| i.paths()).find(|path| {
+        path.is_dir()
+            && path
+                .canonicalize()
+                .is_ok_and(|path| there.iter().any(|there| there.starts_with(&path)))
+    });
+    match read {
+        None => Ok(()),
+        Some(path) => Err(Error::usage(format!(
+            "{} lies in the input {}, and would be read as part of it; write to another place, or tar",
+            target.display(),
+            path.display()
+        ))),
     }
 }
 
@@ -90,12 +132,10 @@ impl Run {
         overwrite: bool,
         context: Context,
     ) -> Result<()> {
-        shards.check(inputs)?;
+        let folder = to.map_or_else(|| self.home.path("curated"), Path::to_path_buf);
+        shards.check(inputs, &folder)?;
         let decisions = self.decisions()?;
-        let packed = inputs.iter().any(|i| i.kind() == read::Kind::Packed);
-        let layout = shards
-            .layout
-            .unwrap_or(if packed { Layout::Tar } else { Layout::List });
+        let layout = shards.settle(inputs);
         let kept = decisions.iter().filter(|d| d.keep()).count() as u64;
         let mut running = context.begin(Stage::Write, Some(kept));
         let samples = Samples::read(&self.dirs())?;
@@ -110,7 +150,6 @@ impl Run {
             overwrite,
             inputs: inputs.iter().flat_map(|i| i.paths()).collect(),
         };
-        let folder = to.map_or_else(|| self.home.path("curated"), Path::to_path_buf);
         let mut writer = Writer::create(&folder, layout, options)?;
         let mut at = 0;
         for sample in inputs.iter().flat_map(|i| i.samples()) {

@@ -1,11 +1,12 @@
 //! Thresholds, filters and pairs -> decisions: `decisions.parquet` and `duplicates/removed.parquet`.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use super::duplicates::{self, Clusters, Mode, Plan};
 use super::progress::{Context, Stage};
 use super::run::{Run, Summary};
-use super::set::{Samples, read_scores};
+use super::set::{Samples, read_embeddings, read_scores};
 use crate::atomic;
 use crate::dedup::decide::{DuplicateOf, Keep, PairGraph, Removal};
 use crate::error::{Error, Result};
@@ -87,6 +88,7 @@ impl Dedup {
             ))),
             _ => Ok(()),
         };
+        self.clusters.check()?;
         range("eps", self.eps)?;
         range("floor", self.floor)?;
         if let (Some(eps), Some(floor)) = (self.eps, self.floor)
@@ -96,7 +98,13 @@ impl Dedup {
                 "--floor {floor} is below --eps {eps}; pairs are stored down to the floor"
             )));
         }
-        if self.mode == Mode::Exact && matches!(self.keep, Keep::Hard | Keep::Easy) {
+        let clusterless = matches!(self.mode, Mode::Exact | Mode::Off);
+        if clusterless && self.clusters.asked_for() {
+            return Err(Error::usage(
+                "--clusters and --centroids are for --dedup semantic; leave them out, or the other mode",
+            ));
+        }
+        if clusterless && matches!(self.keep, Keep::Hard | Keep::Easy) {
             return Err(Error::usage(format!(
                 "--keep {} needs clusters; use --dedup semantic, or another order",
                 self.keep
@@ -185,9 +193,7 @@ impl Run {
             seed: dedup.seed,
         };
         if dedup.mode == Mode::Off {
-            self.home.remove("clusters")?;
-            self.home.remove("duplicates")?;
-            self.file.dedup = None;
+            self.forget_duplicates()?;
             self.file.decide = Some(decide(None));
             return self.decide(filters, context);
         }
@@ -214,23 +220,50 @@ impl Run {
             // A floor that nobody asked for need not be the one that the pairs were stored to.
             plan.floor = stored.floor;
         }
-        let request = plan.request(mode, samples.len())?;
-        let stored = self.file.dedup.take();
+        let request = plan.request(mode, samples.len(), d)?;
+        let parts = samples.part_sizes.len();
+        let stored = self.file.dedup.clone().filter(|_| {
+            let files = self.file.pair_files;
+            files.is_some_and(|files| duplicates::all_there(&self.home, files, parts, mode))
+        });
         if stored.as_ref() != Some(&request) {
-            // While the folder is being made, run.json does not claim that it is there.
-            self.save()?;
-            let dirs = self.dirs();
-            let seconds = match stored {
+            let begun = Instant::now();
+            match stored {
                 Some(stored) if stored.serves(&request) => {
-                    duplicates::match_anew(&self.home, &dirs, &samples, d, &plan, context)?
+                    duplicates::match_anew(&self.home, &self.dirs(), &samples, d, &plan)?;
                 }
-                _ => duplicates::find(&self.home, &dirs, &samples, d, mode, &plan, context)?,
-            };
-            self.took(Stage::Dedup, seconds);
+                _ => self.find_duplicates(&samples, d, mode, &plan, context)?,
+            }
+            self.took(Stage::Dedup, begun.elapsed().as_secs_f64());
         }
         self.file.dedup = Some(request);
         self.file.decide = Some(decide(Some(eps)));
         self.decide_over(samples, filters, context)
+    }
+
+    /// Finds clusters and pairs; what was there stays until all that can be wrong with the request is known.
+    fn find_duplicates(
+        &mut self,
+        samples: &Samples,
+        d: usize,
+        mode: Mode,
+        plan: &Plan,
+        context: Context,
+    ) -> Result<()> {
+        let matrix = read_embeddings(&self.dirs(), samples, d)?;
+        let search = duplicates::Search::begin(&matrix, d, mode, plan, context)?;
+        self.forget_duplicates()?;
+        let files = search.store(&self.home, &self.dirs(), samples, plan, context)?;
+        self.file.pair_files = Some(files);
+        Ok(())
+    }
+
+    /// Clears `clusters/` and `duplicates/`, after `run.json` has ceased to claim that they are there.
+    fn forget_duplicates(&mut self) -> Result<()> {
+        self.file.dedup = None;
+        self.file.pair_files = None;
+        self.save()?;
+        self.home.clear_duplicates()
     }
 
     fn check_has_score(&self, name: &str) -> Result<()> {
@@ -261,6 +294,13 @@ impl Run {
         let mut running = context.begin(Stage::Decide, Some(samples.rows.len() as u64));
         let mut scores = Vec::new();
         for score in &self.file.scores {
+            if !score.complete {
+                return Err(Error::usage(format!(
+                    "score {0} is not complete; clipsift score {1} --head {0}=... goes on with it",
+                    score.name,
+                    self.home.root().display()
+                )));
+            }
             let values = read_scores(&self.dirs(), &samples, &score.name)?;
             scores.push((score.name.clone(), values));
         }
@@ -289,34 +329,46 @@ impl Run {
             .iter()
             .map(|(name, values)| (name.clone(), samples.spread(values)))
             .collect();
+        running.advance(rows.len() as u64)?;
         self.store_decisions(&rows, &columns, &removed)?;
         self.count(&rows, filters);
-        running.advance(rows.len() as u64)?;
         self.took(Stage::Decide, running.finish());
         self.save()?;
-        self.summary()
+        let mut summary = self.summary()?;
+        // `run.json` knows the order of the thresholds only.
+        summary.below.sort_by_key(|(name, _)| {
+            let threshold = self.file.thresholds.iter().any(|t| t.score == *name);
+            let filter = filters.iter().position(|(filter, _)| filter == name);
+            filter.filter(|_| !threshold)
+        });
+        Ok(summary)
     }
 
     /// What each good row falls to, by the stored pairs; none where duplicates are not looked for.
     fn fallen(&self, samples: &Samples, survivors: &[bool]) -> Result<Vec<Option<DuplicateOf>>> {
-        let (
-            Some(_),
-            Some(DecideRequest {
-                eps: Some(eps),
-                keep,
-                removal,
-                seed,
-            }),
-        ) = (&self.file.dedup, &self.file.decide)
+        let Some(DecideRequest {
+            eps: Some(eps),
+            keep,
+            removal,
+            seed,
+        }) = &self.file.decide
         else {
             return Ok(vec![None; samples.len()]);
+        };
+        let Some(pair_files) = self.file.dedup.as_ref().and(self.file.pair_files) else {
+            return Err(Error::usage(format!(
+                "the duplicates of {0} are not complete; clipsift dedup {0} finds them",
+                self.home.root().display()
+            )));
         };
         let damaged = |reason: String| Error::run(self.home.root(), reason);
         let keep: Keep = keep.parse().map_err(damaged)?;
         let removal: Removal = removal.parse().map_err(damaged)?;
         let order = duplicates::order(&self.home, &self.dirs(), samples, &keep, *seed)?;
         let mut graph = PairGraph::new(samples.len(), *eps)?;
-        duplicates::read_pairs(&self.home, samples, |pairs| Ok(graph.add(pairs)?))?;
+        duplicates::read_pairs(&self.home, samples, pair_files, |pairs| {
+            Ok(graph.add(pairs)?)
+        })?;
         Ok(graph.decide(survivors, &[], &order, removal)?)
     }
 

@@ -8,7 +8,7 @@ use crate::atomic;
 use crate::clip::weights::Weights;
 use crate::dedup::decide::{Keep, RankKeys, id_hash, rank};
 use crate::dedup::exact::{self, ExactPairs};
-use crate::dedup::kmeans::{self, Init};
+use crate::dedup::kmeans::{self, Init, KMeans};
 use crate::dedup::semantic::{self, SemanticDedup};
 use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ pub struct Clusters {
     pub clusters: Option<usize>,
     /// How the first centroids are chosen.
     pub init: InitKind,
-    /// A safetensors or `.npy` file with centroids `[k, d]` to begin from.
+    /// A safetensors file with a tensor `centroids` `[k, d]` to begin from.
     pub centroids: Option<PathBuf>,
     /// Most iterations.
     pub iterations: usize,
@@ -55,6 +55,54 @@ pub struct Clusters {
     pub fit_fraction: f64,
     /// Fits to choose the best of.
     pub restarts: usize,
+}
+
+impl Clusters {
+    /// # Errors
+    /// [`Error::Usage`] for what can never be fitted.
+    pub(super) fn check(&self) -> Result<()> {
+        let wrong = |text: String| Err(Error::usage(text));
+        if self.clusters == Some(0) {
+            return wrong("--clusters 0: give at least 1, or auto".into());
+        }
+        if self.restarts == 0 {
+            return wrong("--restarts 0: give at least 1".into());
+        }
+        if !(self.tol >= 0.0 && self.tol.is_finite()) {
+            return wrong(format!("--tol {}: give a number of at least 0", self.tol));
+        }
+        if !(self.fit_fraction > 0.0 && self.fit_fraction <= 1.0) {
+            let fraction = self.fit_fraction;
+            return wrong(format!(
+                "--fit-fraction {fraction}: give a number above 0 and up to 1"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The given centroids `[k, d]`, checked against the embeddings' d; none where none are given.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where they do not fit.
+    pub(super) fn given(&self, d: usize) -> Result<Option<Vec<f32>>> {
+        let given = self
+            .centroids
+            .as_ref()
+            .map(|path| read_centroids(path, d))
+            .transpose()?;
+        match (&given, self.clusters) {
+            (Some(rows), Some(k)) if rows.len() != k * d => Err(Error::usage(format!(
+                "--clusters {k}, but --centroids holds {}; leave --clusters out",
+                rows.len() / d
+            ))),
+            _ => Ok(given),
+        }
+    }
+
+    /// Whether clusters were asked for by number or by centroids.
+    pub(super) fn asked_for(&self) -> bool {
+        self.clusters.is_some() || self.centroids.is_some()
+    }
 }
 
 impl Default for Clusters {
@@ -117,6 +165,10 @@ impl Plan<'_> {
                 ));
                 Mode::Semantic
             }
+            Mode::Auto if self.clusters.asked_for() => {
+                context.note("dedup: semantic, because clusters were asked for");
+                Mode::Semantic
+            }
             Mode::Auto if work <= EXACT_WORK => {
                 context.note(&format!(
                     "dedup: exact, {n} rows of {d} are few enough to compare every pair"
@@ -134,12 +186,11 @@ impl Plan<'_> {
     }
 
     /// As it goes into `run.json`.
-    pub(super) fn request(&self, mode: Mode, n: usize) -> Result<DedupRequest> {
+    pub(super) fn request(&self, mode: Mode, n: usize, d: usize) -> Result<DedupRequest> {
         let semantic = mode == Mode::Semantic;
-        let clusters = if semantic {
-            Some(self.cluster_request(n)?)
-        } else {
-            None
+        let clusters = match semantic {
+            true => Some(self.cluster_request(n, d)?),
+            false => None,
         };
         Ok(DedupRequest {
             mode: if semantic { "semantic" } else { "exact" }.into(),
@@ -149,116 +200,156 @@ impl Plan<'_> {
         })
     }
 
-    fn cluster_request(&self, n: usize) -> Result<ClusterRequest> {
+    fn cluster_request(&self, n: usize, d: usize) -> Result<ClusterRequest> {
         let c = self.clusters;
-        let digest = |path: &PathBuf| -> Result<String> {
-            Ok(sha256_hex(
-                std::fs::read(path).map_err(Error::io("read", path))?,
-            ))
-        };
+        let given = c.given(d)?;
+        let k = given.as_ref().map(|rows| rows.len() / d).or(c.clusters);
+        let bytes =
+            |rows: &Vec<f32>| -> Vec<u8> { rows.iter().flat_map(|x| x.to_le_bytes()).collect() };
         Ok(ClusterRequest {
-            clusters: c.clusters.unwrap_or_else(|| kmeans::clusters_auto(n)),
+            clusters: k.unwrap_or_else(|| kmeans::clusters_auto(n)),
             init: c.init.as_str().into(),
-            centroids: c.centroids.as_ref().map(digest).transpose()?,
+            centroids: given.as_ref().map(|rows| sha256_hex(bytes(rows))),
             iterations: c.iterations,
             tol: c.tol,
             fit_fraction: c.fit_fraction,
+            restarts: c.restarts,
             seed: self.seed,
+        })
+    }
+
+    fn kmeans_params(&self, d: usize) -> Result<kmeans::Params> {
+        let c = self.clusters;
+        let init = match (c.given(d)?, c.init) {
+            (Some(rows), _) => Init::Given(rows),
+            (None, InitKind::KMeansPlusPlus) => Init::KMeansPlusPlus,
+            (None, InitKind::KMeansParallel) => Init::KMeansParallel,
+            (None, InitKind::Random) => Init::Random,
+        };
+        Ok(kmeans::Params {
+            clusters: c.clusters,
+            init,
+            max_iterations: c.iterations,
+            tolerance: c.tol,
+            seed: self.seed,
+            fit_fraction: c.fit_fraction,
+            restarts: c.restarts,
         })
     }
 }
 
-/// Makes `clusters/` and `duplicates/` anew; gives the seconds it took.
-pub(super) fn find(
-    home: &RunDir,
-    dirs: &[&RunDir],
-    samples: &Samples,
-    d: usize,
-    mode: Mode,
-    plan: &Plan,
-    context: Context,
-) -> Result<f64> {
-    home.remove("clusters")?;
-    home.remove("duplicates")?;
-    let folder = home.path("duplicates");
-    std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-    let mut running = context.begin(Stage::Dedup, None);
-    let matrix = read_embeddings(dirs, samples, d)?;
-    context.check()?;
-    let mut pairs = PairFiles {
-        home,
-        samples,
-        held: Vec::new(),
-        files: 0,
-    };
-    let mut take = |block: &[Pair]| {
-        running.advance(block.len() as u64)?;
-        pairs.take(block)
-    };
-    if samples.len() == 0 {
-        // Nothing to compare; an empty table says that it was looked for.
-    } else if mode == Mode::Exact {
-        let params = exact::Params {
-            floor: plan.floor,
-            ..exact::Params::default()
-        };
-        ExactPairs::new(&matrix, d, params)?.for_each(&mut take)?;
-    } else {
+/// A search whose request is known to be good; a semantic one is clustered already.
+pub(super) enum Search<'a> {
+    /// No row at all.
+    Empty,
+    Exact(ExactPairs<'a>),
+    Semantic(Box<SemanticDedup<'a>>, &'a [f32]),
+}
+
+impl<'a> Search<'a> {
+    /// Checks the request against the rows `[n, d]` and makes clusters where it is for them.
+    pub(super) fn begin(
+        matrix: &'a [f32],
+        d: usize,
+        mode: Mode,
+        plan: &Plan,
+        context: Context,
+    ) -> Result<Search<'a>> {
+        if matrix.is_empty() {
+            return Ok(Search::Empty);
+        }
+        if plan.floor > 0.5 {
+            context.note(&format!(
+                "dedup: pairs down to cosine {:.3} are stored, which may be very many; --floor says how far down",
+                1.0 - plan.floor
+            ));
+        }
+        if mode == Mode::Exact {
+            let params = exact::Params {
+                floor: plan.floor,
+                ..exact::Params::default()
+            };
+            return Ok(Search::Exact(ExactPairs::new(matrix, d, params)?));
+        }
         let params = semantic::Params {
-            kmeans: kmeans_params(plan, d)?,
             floor: plan.floor,
             ..semantic::Params::default()
         };
-        let dedup = SemanticDedup::fit(&matrix, d, params)?;
-        write_clusters(home, samples, &matrix, &dedup)?;
-        dedup.for_each(&mut take)?;
-        write_matches(home, dirs, samples, &dedup, plan)?;
+        let fit = KMeans::fit_watched(matrix, d, &plan.kmeans_params(d)?, |_| context.check())?;
+        let dedup = SemanticDedup::with_clusters(matrix, d, fit.centroids, fit.labels, params)?;
+        Ok(Search::Semantic(Box::new(dedup), matrix))
     }
-    pairs.finish()?;
-    Ok(running.finish())
+
+    /// Writes clusters, pairs and matches; gives the number of files of pairs.
+    pub(super) fn store(
+        &self,
+        home: &RunDir,
+        dirs: &[&RunDir],
+        samples: &Samples,
+        plan: &Plan,
+        context: Context,
+    ) -> Result<usize> {
+        let folder = home.path("duplicates");
+        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let mut running = context.begin(Stage::Dedup, None);
+        let mut pairs = PairFiles {
+            home,
+            samples,
+            held: Vec::new(),
+            files: 0,
+        };
+        let mut take = |block: &[Pair]| {
+            running.advance(block.len() as u64)?;
+            pairs.take(block)
+        };
+        match self {
+            Search::Empty => {}
+            Search::Exact(exact) => {
+                exact.for_each(&mut take)?;
+            }
+            Search::Semantic(dedup, matrix) => {
+                write_clusters(home, samples, matrix, dedup)?;
+                dedup.for_each(&mut take)?;
+                write_matches(home, dirs, samples, dedup, plan)?;
+            }
+        }
+        let files = pairs.finish()?;
+        running.finish();
+        Ok(files)
+    }
 }
 
-/// Makes `matches.parquet` anew for another order, over the clusters that are there; gives the seconds it took.
+/// Whether every file that a finished search leaves is there.
+pub(super) fn all_there(home: &RunDir, pair_files: usize, parts: usize, mode: Mode) -> bool {
+    let pairs = (0..pair_files).all(|file| pairs_path(home, file).is_file());
+    let clusters = || (0..parts).all(|part| home.part(Table::Clusters, part).is_file());
+    pairs && (mode == Mode::Exact || clusters())
+}
+
+fn pairs_path(home: &RunDir, file: usize) -> PathBuf {
+    home.path(&format!("duplicates/pairs-{file:05}.parquet"))
+}
+
+/// Makes `matches.parquet` anew for another order, over the clusters that are there.
 pub(super) fn match_anew(
     home: &RunDir,
     dirs: &[&RunDir],
     samples: &Samples,
     d: usize,
     plan: &Plan,
-    context: Context,
-) -> Result<f64> {
-    let running = context.begin(Stage::Dedup, None);
-    if samples.len() > 0 {
-        let matrix = read_embeddings(dirs, samples, d)?;
-        let centroids = read_centroids(&home.path(CENTROIDS), d)?;
-        let (labels, _) = read_clusters(home, samples)?;
-        let params = semantic::Params {
-            floor: plan.floor,
-            ..semantic::Params::default()
-        };
-        let dedup = SemanticDedup::with_clusters(&matrix, d, centroids, labels, params)?;
-        write_matches(home, dirs, samples, &dedup, plan)?;
+) -> Result<()> {
+    if samples.len() == 0 {
+        return Ok(());
     }
-    Ok(running.finish())
-}
-
-fn kmeans_params(plan: &Plan, d: usize) -> Result<kmeans::Params> {
-    let c = plan.clusters;
-    let init = match (&c.centroids, c.init) {
-        (Some(path), _) => Init::Given(read_centroids(path, d)?),
-        (None, InitKind::KMeansPlusPlus) => Init::KMeansPlusPlus,
-        (None, InitKind::KMeansParallel) => Init::KMeansParallel,
-        (None, InitKind::Random) => Init::Random,
+    let matrix = read_embeddings(dirs, samples, d)?;
+    let centroids = read_centroids(&home.path(CENTROIDS), d)?;
+    let (labels, _) = read_clusters(home, samples)?;
+    let params = semantic::Params {
+        floor: plan.floor,
+        ..semantic::Params::default()
     };
-    Ok(kmeans::Params {
-        clusters: c.clusters,
-        init,
-        max_iterations: c.iterations,
-        tolerance: c.tol,
-        seed: plan.seed,
-        fit_fraction: c.fit_fraction,
-        restarts: c.restarts,
-    })
+    let dedup = SemanticDedup::with_clusters(&matrix, d, centroids, labels, params)?;
+    write_matches(home, dirs, samples, &dedup, plan)
 }
 
 /// Centroids `[k, d]` from a safetensors file with a tensor `centroids`, such as a run's own.
@@ -411,13 +502,12 @@ impl PairFiles<'_> {
         Ok(())
     }
 
-    /// Writes what is held; the first file even when it is empty.
-    fn finish(&mut self) -> Result<()> {
+    /// Writes what is held, the first file even when it is empty; gives the number of files.
+    fn finish(mut self) -> Result<usize> {
         if self.files == 0 || !self.held.is_empty() {
-            self.flush()
-        } else {
-            Ok(())
+            self.flush()?;
         }
+        Ok(self.files)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -427,11 +517,7 @@ impl PairFiles<'_> {
         let cosine: Vec<_> = self.held.iter().map(|p| p.cosine).collect();
         let identical: Vec<_> = self.held.iter().map(|p| p.identical).collect();
         let table = tables::pairs_to_batch(&a, &b, &cosine, &identical)?;
-        atomic::write_parquet(
-            self.home
-                .path(&format!("duplicates/pairs-{:05}.parquet", self.files)),
-            &table,
-        )?;
+        atomic::write_parquet(pairs_path(self.home, self.files), &table)?;
         self.files += 1;
         self.held.clear();
         Ok(())
@@ -441,24 +527,26 @@ impl PairFiles<'_> {
 /// Calls `each` with the stored pairs, file by file, as row numbers.
 ///
 /// # Errors
-/// [`Error::Run`] where a file is damaged or names an id that is not in the set.
+/// [`Error::Run`] where a file is missing or damaged, or names an id that is not in the set.
 pub(super) fn read_pairs(
     home: &RunDir,
     samples: &Samples,
+    files: usize,
     mut each: impl FnMut(&[Pair]) -> Result<()>,
 ) -> Result<()> {
     let rows = samples.by_id();
-    for file in 0.. {
-        let path = home.path(&format!("duplicates/pairs-{file:05}.parquet"));
+    for file in 0..files {
+        let path = pairs_path(home, file);
         if !path.is_file() {
-            return Ok(());
+            let root = home.root().display();
+            let reason = format!("is not there; clipsift dedup {root} finds the pairs again");
+            return Err(Error::run(&path, reason));
         }
         let mut block = Vec::new();
         tables::for_each_pair(&atomic::read_parquet(&path)?, |a, b, cosine, identical| {
             let row = |id: &str| {
-                rows.get(id)
-                    .copied()
-                    .ok_or_else(|| format!("names {id}, which is not in the set"))
+                let row = rows.get(id).copied();
+                row.ok_or_else(|| format!("names {id}, which is not in the set"))
             };
             block.push(Pair {
                 a: row(a)?,

@@ -38,6 +38,8 @@ pub(super) struct Cut {
 pub(super) struct Embedded {
     pub read: u64,
     pub bad: u64,
+    /// Of those read, the ones that did not stand in finished parts.
+    pub made: u64,
     pub seconds: f64,
 }
 
@@ -79,9 +81,10 @@ pub(super) fn embed(
                 let _ = sender.send(Message::Failed(error));
             }
         });
-        consume(dir, embedder, receiver, |read, bad| {
+        consume(dir, embedder, receiver, |read, bad, made| {
             totals.read += read;
             totals.bad += bad;
+            totals.made += made;
             running.advance(read)
         })
     })?;
@@ -194,7 +197,7 @@ fn consume(
     dir: &RunDir,
     embedder: &dyn Embedder,
     receiver: Receiver<Message>,
-    mut advance: impl FnMut(u64, u64) -> Result<()>,
+    mut advance: impl FnMut(u64, u64, u64) -> Result<()>,
 ) -> Result<()> {
     let mut part = Part::new(0, embedder);
     for message in receiver {
@@ -202,7 +205,7 @@ fn consume(
             Message::Batch(batch) => {
                 let read = batch.len() as u64;
                 let bad = part.add(batch, embedder)?;
-                advance(read, bad)?;
+                advance(read, bad, read)?;
             }
             Message::EndOfPart => {
                 dir.write_part(part.index, &part.samples, &part.embeddings)?;
@@ -210,12 +213,17 @@ fn consume(
             }
             Message::Standing { read, bad } => {
                 part = Part::new(part.index + 1, embedder);
-                advance(read, bad)?;
+                advance(read, bad, 0)?;
             }
             Message::Failed(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Whether a row is neither zero nor has a value that is not finite, whatever a caller's own embedder says of it.
+fn has_direction(row: &[f32]) -> bool {
+    row.iter().all(|x| x.is_finite()) && row.iter().any(|x| *x != 0.0)
 }
 
 /// The part that is being made.
@@ -265,7 +273,7 @@ impl Part {
         for Prepared { mut row, .. } in batch {
             if row.good() {
                 match rows.next() {
-                    Some((embedding, true)) => {
+                    Some((embedding, true)) if has_direction(embedding) => {
                         self.embeddings.ids.push(row.id.clone());
                         self.embeddings.rows.extend_from_slice(embedding);
                     }

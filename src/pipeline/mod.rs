@@ -11,7 +11,7 @@ mod progress;
 mod run;
 mod set;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 pub use curated::Shards;
@@ -27,6 +27,14 @@ use crate::heads::Scorer;
 use crate::read::{Inputs, Options, Partition, Reader};
 use crate::store::RunDir;
 use crate::store::run_file::{Bound, EmbedRequest, RunFile, Threshold};
+use crate::write::{self, Layout, Writer};
+
+fn without_slash(mut path: String) -> String {
+    while path.len() > 1 && path.ends_with('/') {
+        path.pop();
+    }
+    path
+}
 
 /// Samples a part by default.
 pub const PART_SIZE: usize = 4096;
@@ -86,7 +94,11 @@ impl Pipeline {
         inputs: impl IntoIterator<Item = S>,
         options: Options,
     ) -> Result<Pipeline> {
-        let specs: Vec<String> = inputs.into_iter().map(Into::into).collect();
+        // `photos` and `photos/` are one input.
+        let specs: Vec<String> = inputs
+            .into_iter()
+            .map(|spec| without_slash(spec.into()))
+            .collect();
         let inputs = Inputs::open(&specs, &options)?;
         Ok(Pipeline::of(inputs, specs, options))
     }
@@ -262,6 +274,9 @@ impl Pipeline {
             limits: self.limits,
         };
         self.check(embedder, &cut)?;
+        if let Some(shards) = &self.write {
+            shards.check(&[&self.inputs], &out.as_ref().join("curated"))?;
+        }
 
         let (dir, file) = self.open(out.as_ref(), embedder, &cut, context)?;
         let mut run = Run::over(dir, file);
@@ -269,26 +284,37 @@ impl Pipeline {
             context.note(&format!("{input}: {reason}"));
         }
         let embedded = run.embed(&self.inputs, embedder, &cut, context)?;
-        for (name, scorer) in &self.scorers {
-            run.score(name, &**scorer, context)?;
-        }
-        run.set_thresholds(self.thresholds.clone())?;
+        let summary = self.after_embedding(&mut run, context)?;
+        let rate = embedded.made as f64 / embedded.seconds;
+        Ok(Summary {
+            read: embedded.read,
+            bad: embedded.bad,
+            images_per_second: (embedded.made > 0).then_some(rate),
+            ..summary
+        })
+    }
+
+    /// Scores, decisions and the curated set, as far as they were asked for.
+    fn after_embedding(&self, run: &mut Run, context: Context) -> Result<Summary> {
         let deciding = self.dedup.is_some()
             || self.write.is_some()
             || !self.filters.is_empty()
             || !self.thresholds.is_empty();
-        if self.partition.is_some() || !deciding {
-            return Ok(Summary {
-                read: embedded.read,
-                bad: embedded.bad,
-                ..Summary::default()
-            });
+        if deciding || !self.scorers.is_empty() {
+            let names: Vec<&str> = self.scorers.iter().map(|(name, _)| name.as_str()).collect();
+            run.only_scores(&names)?;
+            for (name, scorer) in &self.scorers {
+                run.score(name, &**scorer, context)?;
+            }
+            run.only_scores(&names)?;
+            run.set_thresholds(self.thresholds.clone())?;
         }
-        let summary = run.dedup(
-            self.dedup.as_ref().unwrap_or(&Dedup::off()),
-            &self.filters,
-            context,
-        )?;
+        if self.partition.is_some() || !deciding {
+            return Ok(Summary::default());
+        }
+        let off = Dedup::off();
+        let dedup = self.dedup.as_ref().unwrap_or(&off);
+        let summary = run.dedup(dedup, &self.filters, context)?;
         if let Some(shards) = &self.write {
             run.write_from(&[&self.inputs], shards, None, self.overwrite, context)?;
         }
@@ -319,13 +345,18 @@ impl Pipeline {
         for (name, _) in &self.filters {
             check_score_name(name)?;
         }
-        if let Some(shards) = &self.write {
-            shards.check(&[&self.inputs])?;
-        }
+        self.thresholds.iter().try_for_each(Threshold::check)?;
         let Some(dedup) = &self.dedup else {
             return Ok(());
         };
         dedup.check()?;
+        dedup.clusters.given(embedder.dims())?;
+        let eps = dedup.eps.unwrap_or_else(|| embedder.default_eps());
+        if let Some(floor) = dedup.floor.filter(|floor| *floor < eps) {
+            return Err(Error::usage(format!(
+                "--floor {floor} is below the eps of {eps}; pairs are stored down to the floor"
+            )));
+        }
         match &dedup.keep {
             crate::dedup::decide::Keep::Best { score, .. } if !named(score) => Err(Error::usage(
                 format!("--keep best:{score}: no head makes that score; add --head {score}=..."),
@@ -357,32 +388,37 @@ impl Pipeline {
             default_eps: embedder.default_eps(),
         };
         let dir = RunDir::create(out)?;
-        if let Some(file) = dir.read_run_file()? {
-            let difference = match &file.embed {
-                Some(earlier) => earlier.difference(&request),
-                None => Some("it is a set of other runs".into()),
-            };
-            match difference {
-                None => {
-                    let parts = dir.parts();
-                    if parts > 0 {
-                        context.note(&format!(
-                            "{}: going on after {parts} finished parts",
-                            out.display()
-                        ));
-                    }
-                    return Ok((dir, file));
+        let root = dir.root().display().to_string();
+        self.check_outside(dir.root())?;
+        let earlier = dir.read_run_file()?.unwrap_or_default();
+        let blank = earlier.embed.is_none() && earlier.members.is_empty();
+        let difference = match &earlier.embed {
+            Some(earlier) => earlier.difference(&request),
+            None => Some("it is a set of other runs".into()),
+        };
+        match difference {
+            _ if blank || self.overwrite => {}
+            Some(difference) => {
+                return Err(Error::usage(format!(
+                    "{root} holds another run: {difference}; give a new --out, or --overwrite to begin anew"
+                )));
+            }
+            None => {
+                let parts = dir.parts();
+                if parts > 0 {
+                    context.note(&format!("{root}: going on after {parts} finished parts"));
                 }
-                Some(difference) if !self.overwrite => {
-                    return Err(Error::usage(format!(
-                        "{} holds another run: {difference}; give a new --out, or --overwrite to begin anew",
-                        out.display()
-                    )));
-                }
-                Some(_) => {}
+                return Ok((dir, earlier));
             }
         }
         dir.clear()?;
+        // The writer knows which files of an earlier set are its own.
+        let options = write::Options {
+            overwrite: true,
+            inputs: self.inputs.paths(),
+            ..write::Options::default()
+        };
+        Writer::create(dir.path("curated"), Layout::None, options)?.finish()?;
         let file = RunFile {
             embed: Some(request),
             ..RunFile::default()
@@ -395,5 +431,25 @@ impl Pipeline {
             })?;
         }
         Ok((dir, file))
+    }
+
+    /// # Errors
+    /// [`Error::Usage`] where an input lies in the run directory, whose files come and go.
+    fn check_outside(&self, root: &Path) -> Result<()> {
+        let Ok(root) = root.canonicalize() else {
+            return Ok(());
+        };
+        let inside = |path: &PathBuf| {
+            path.canonicalize()
+                .is_ok_and(|path| path.starts_with(&root))
+        };
+        match self.inputs.paths().iter().find(|path| inside(path)) {
+            None => Ok(()),
+            Some(path) => Err(Error::usage(format!(
+                "the input {} lies in the run directory {}; give another --out",
+                path.display(),
+                root.display()
+            ))),
+        }
     }
 }

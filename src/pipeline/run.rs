@@ -29,6 +29,8 @@ pub struct Summary {
     pub duplicates: u64,
     /// Samples in the curated set.
     pub kept: u64,
+    /// Images embedded a second, where any were embedded now.
+    pub images_per_second: Option<f64>,
     /// Whether decisions were made; without them everything but `read` and `bad` is 0.
     pub decided: bool,
 }
@@ -66,9 +68,10 @@ impl Run {
                 run.file.members.join(" ")
             )));
         }
-        if !run.is_set() && !run.file.embedded {
+        if !run.is_set() && run.file.parts != Some(run.home.parts()) {
+            let part = run.home.parts();
             return Err(Error::usage(format!(
-                "{} is not complete; repeat the command that began it, it goes on where it stopped",
+                "{} is not complete, part {part} is not there; repeat the command that began it, it goes on where it stopped",
                 path.display()
             )));
         }
@@ -80,26 +83,37 @@ impl Run {
     /// # Errors
     /// [`Error::Usage`] where they were not made alike: model, precision, scores and thresholds.
     pub fn union(paths: &[&Path], home: &Path) -> Result<Run> {
+        let paths = paths
+            .iter()
+            .map(|path| absolute(path))
+            .collect::<Result<Vec<_>>>()?;
+        for (i, path) in paths.iter().enumerate() {
+            if paths[..i].contains(path) {
+                return Err(Error::usage(format!("{path} is named twice")));
+            }
+            if absolute(home).is_ok_and(|home| home == *path) {
+                return Err(Error::usage(format!(
+                    "--out {path} is one of the runs; give another folder"
+                )));
+            }
+        }
         let runs = paths
             .iter()
-            .map(|path| Run::open(path))
+            .map(|path| Run::open(Path::new(path)))
             .collect::<Result<Vec<_>>>()?;
         let first = runs
             .first()
             .ok_or_else(|| Error::usage("no run was named"))?;
         runs.iter().try_for_each(|run| run.check_alike(first))?;
         let (scores, thresholds) = (first.file.scores.clone(), first.file.thresholds.clone());
-        let paths = runs
-            .iter()
-            .map(|run| absolute(run.home.root()))
-            .collect::<Result<Vec<_>>>()?;
         let members: Vec<RunDir> = runs.into_iter().map(|run| run.home).collect();
 
         let home = RunDir::create(home)?;
         let earlier = home.read_run_file()?.unwrap_or_default();
-        if earlier.embed.is_some() {
+        let another = !earlier.members.is_empty() && earlier.members != paths;
+        if earlier.embed.is_some() || another {
             return Err(Error::usage(format!(
-                "{} holds a run of its own; give a new --out",
+                "{} holds another run; give a new --out",
                 home.root().display()
             )));
         }
@@ -130,6 +144,11 @@ impl Run {
     /// # Errors
     /// [`Error::Usage`] where the run cannot be of one set with another.
     fn check_alike(&self, other: &Run) -> Result<()> {
+        let sorted = |scores: &[ScoreRequest]| {
+            let mut scores = scores.to_vec();
+            scores.sort_by(|a, b| a.name.cmp(&b.name));
+            scores
+        };
         let model = |run: &Run| {
             let embed = run.file.embed.as_ref();
             embed.map(|e| (e.fingerprint.clone(), e.dims, e.dtype.clone()))
@@ -141,7 +160,7 @@ impl Run {
             )));
         } else if model(self) != model(other) {
             "model or precision"
-        } else if self.file.scores != other.file.scores {
+        } else if sorted(&self.file.scores) != sorted(&other.file.scores) {
             "scores; clipsift score on each with the same heads makes them alike"
         } else if self.file.thresholds != other.file.thresholds {
             "thresholds; clipsift filter on each makes them alike"
@@ -174,7 +193,7 @@ impl Run {
         self.save()?;
         let embedded = embed(&self.home, inputs, embedder, cut, context)?;
         self.took(Stage::Embed, embedded.seconds);
-        self.file.embedded = true;
+        self.file.parts = Some(self.home.parts());
         self.file.counts.insert("read".into(), embedded.read);
         self.file.counts.insert("bad".into(), embedded.bad);
         self.save()?;
@@ -248,22 +267,27 @@ impl Run {
         let request = ScoreRequest {
             name: name.into(),
             fingerprint: scorer.fingerprint(),
+            complete: false,
         };
-        match self.file.scores.iter_mut().find(|s| s.name == name) {
-            Some(known) if *known == request => {}
-            Some(known) => {
-                *known = request;
-                self.home.remove(&format!("scores/{name}"))?;
-                self.home.remove("decisions.parquet")?;
-                if let Some(dedup) = &mut self.file.dedup {
-                    // Matches may have been ranked by the other head's score.
-                    dedup.keep = None;
-                }
+        let at = self.file.scores.iter().position(|s| s.name == name);
+        let known = at.is_some_and(|at| self.file.scores[at].fingerprint == request.fingerprint);
+        let at = at.unwrap_or(self.file.scores.len());
+        if !known {
+            match self.file.scores.get_mut(at) {
+                Some(other) => *other = request,
+                None => self.file.scores.push(request),
             }
-            None => self.file.scores.push(request),
+            if let Some(dedup) = &mut self.file.dedup {
+                // Matches may have been ranked by another head's score.
+                dedup.keep = None;
+            }
         }
         // Before the first part, so that a cut-off run does not mistake another head's parts for these.
         self.save()?;
+        if !known {
+            self.home.clear_scores(name)?;
+            atomic::remove_file(self.home.path("decisions.parquet"))?;
+        }
         self.home.prepare(Table::Scores(name))?;
         let mut running = context.begin(Stage::Score, None);
         for part in 0..self.home.parts() {
@@ -285,27 +309,46 @@ impl Run {
             running.advance(scores.len() as u64)?;
         }
         self.took(Stage::Score, running.finish());
+        self.file.scores[at].complete = true;
         self.save()
     }
 
-    /// Replaces the thresholds.
+    /// Drops the scores that are not among `names`, and puts the others in that order.
+    pub(super) fn only_scores(&mut self, names: &[&str]) -> Result<()> {
+        let (keep, drop): (Vec<_>, Vec<_>) = std::mem::take(&mut self.file.scores)
+            .into_iter()
+            .partition(|score| names.contains(&score.name.as_str()));
+        self.file.scores = keep;
+        self.file
+            .scores
+            .sort_by_key(|score| names.iter().position(|name| *name == score.name));
+        self.save()?;
+        drop.iter()
+            .try_for_each(|score| self.home.clear_scores(&score.name))
+    }
+
+    /// Replaces the thresholds. Where they are others, earlier decisions are dropped: [`Run::decide`] makes them anew.
     ///
     /// # Errors
     /// [`Error::Usage`] where one names a score that the run does not have.
     pub fn set_thresholds(&mut self, thresholds: Vec<Threshold>) -> Result<()> {
         for threshold in &thresholds {
+            threshold.check()?;
             if !self.file.scores.iter().any(|s| s.name == threshold.score) {
                 let known: Vec<_> = self.file.scores.iter().map(|s| s.name.as_str()).collect();
-                let has = if known.is_empty() {
-                    "no scores".into()
-                } else {
-                    known.join(", ")
+                let has = match known.is_empty() {
+                    true => "no scores".into(),
+                    false => known.join(", "),
                 };
                 return Err(Error::usage(format!(
-                    "a threshold on {}, but the run has {has}; add it with clipsift score RUN --head {}=...",
-                    threshold.score, threshold.score
+                    "a threshold on {0}, but the run has {has}; add it with clipsift score RUN --head {0}=...",
+                    threshold.score
                 )));
             }
+        }
+        if self.file.thresholds != thresholds {
+            // They were made by other thresholds; nothing is to be written by them.
+            atomic::remove_file(self.home.path("decisions.parquet"))?;
         }
         self.file.thresholds = thresholds;
         self.save()
@@ -335,6 +378,7 @@ impl Run {
             below,
             duplicates: count("duplicate"),
             kept: count("kept"),
+            images_per_second: None,
             decided: self.home.path("decisions.parquet").is_file(),
         })
     }

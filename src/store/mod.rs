@@ -43,12 +43,14 @@ impl RunDir {
     /// works on it.
     pub fn create(root: &Path) -> Result<RunDir> {
         fs::create_dir_all(root).map_err(Error::io("create", root))?;
-        let empty = fs::read_dir(root)
-            .map_err(Error::io("read", root))?
-            .next()
-            .is_none();
-        // A run that was killed before its first part has a samples folder at most.
-        if !empty && !root.join(RUN_FILE).is_file() && !root.join("samples").is_dir() {
+        // What a process leaves that was killed before its first file stood.
+        let leftover = |entry: &fs::DirEntry| {
+            let name = entry.file_name();
+            name.to_string_lossy().starts_with(atomic::TEMPORARY_PREFIX)
+        };
+        let mut listing = fs::read_dir(root).map_err(Error::io("read", root))?;
+        let empty = listing.all(|entry| entry.is_ok_and(|entry| leftover(&entry)));
+        if !empty && !root.join(RUN_FILE).is_file() {
             return Err(Error::usage(format!(
                 "{} is not empty and not a run directory; give a new folder as --out",
                 root.display()
@@ -78,11 +80,25 @@ impl RunDir {
 
     fn lock(root: &Path) -> Result<RunDir> {
         let lock = atomic::lock_folder(root)?;
-        atomic::remove_leftovers(root)?;
-        Ok(RunDir {
+        let dir = RunDir {
             root: root.to_path_buf(),
             _lock: lock,
-        })
+        };
+        let scores = dir
+            .stored_scores()?
+            .into_iter()
+            .map(|name| format!("scores/{name}"));
+        let tables = ["", "samples", "embeddings", "clusters", "duplicates"].map(String::from);
+        for folder in tables
+            .into_iter()
+            .chain(scores)
+            .map(|folder| dir.path(&folder))
+        {
+            if folder.is_dir() {
+                atomic::remove_leftovers(&folder)?;
+            }
+        }
+        Ok(dir)
     }
 
     /// The directory.
@@ -119,42 +135,50 @@ impl RunDir {
         atomic::remove_leftovers(&folder)
     }
 
-    /// Removes a folder or file of the run, if it is there.
-    ///
-    /// # Errors
-    /// [`Error::Io`]
-    pub fn remove(&self, relative: &str) -> Result<()> {
-        let path = self.path(relative);
-        let result = if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        match result {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Removes everything that a run made here, so that another can begin.
+    /// Removes everything that a run made here but the curated set, so that another can begin. Files that clipsift does not
+    /// make stay.
     ///
     /// # Errors
     /// [`Error::Io`]
     pub fn clear(&self) -> Result<()> {
-        for name in [
-            RUN_FILE,
-            "decisions.parquet",
-            "report.html",
-            "stdin.txt",
-            "samples",
-            "embeddings",
-            "scores",
-        ] {
-            self.remove(name)?;
+        // First, so that a clearing that is cut off is not taken for the run that was here.
+        self.write_run_file(&RunFile::default())?;
+        for name in ["decisions.parquet", "report.html", "stdin.txt"] {
+            atomic::remove_file(self.path(name))?;
         }
-        ["clusters", "duplicates", "curated"]
+        self.clear_duplicates()?;
+        for name in self.stored_scores()? {
+            self.clear_scores(&name)?;
+        }
+        remove_empty(&self.path("scores"));
+        remove_ours(&self.folder(Table::Samples))?;
+        remove_ours(&self.folder(Table::Embeddings))
+    }
+
+    /// Removes clusters and pairs.
+    ///
+    /// # Errors
+    /// [`Error::Io`]
+    pub fn clear_duplicates(&self) -> Result<()> {
+        remove_ours(&self.folder(Table::Clusters))?;
+        remove_ours(&self.path("duplicates"))
+    }
+
+    /// Removes a score's table.
+    ///
+    /// # Errors
+    /// [`Error::Io`]
+    pub fn clear_scores(&self, name: &str) -> Result<()> {
+        remove_ours(&self.folder(Table::Scores(name)))
+    }
+
+    /// Names of the folders under `scores/`.
+    fn stored_scores(&self) -> Result<Vec<String>> {
+        let folder = self.path("scores");
+        let names = entries(&folder)?
             .into_iter()
-            .try_for_each(|name| self.remove(name))
+            .filter(|name| folder.join(name).is_dir());
+        Ok(names.collect())
     }
 
     /// Whether part `index` is done.
@@ -237,3 +261,43 @@ impl RunDir {
 }
 
 const RUN_FILE: &str = "run.json";
+
+/// Names in a folder that are text; none where there is no folder.
+fn entries(folder: &Path) -> Result<Vec<String>> {
+    let listing = match fs::read_dir(folder) {
+        Ok(listing) => listing,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io("read", folder)(e)),
+    };
+    let names = listing.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    let names: std::io::Result<Vec<_>> = names.collect();
+    Ok(names
+        .map_err(Error::io("read", folder))?
+        .into_iter()
+        .flatten()
+        .collect())
+}
+
+/// Removes the files of a run from one of its folders, and the folder when nothing else is in it.
+fn remove_ours(folder: &Path) -> Result<()> {
+    for name in entries(folder)? {
+        let numbered = name.starts_with("part-") || name.starts_with("pairs-");
+        let single = [
+            "matches.parquet",
+            "removed.parquet",
+            "centroids.safetensors",
+        ];
+        let ours = (numbered && name.ends_with(".parquet")) || single.contains(&name.as_str());
+        if ours || name.starts_with(atomic::TEMPORARY_PREFIX) {
+            atomic::remove_file(folder.join(name))?;
+        }
+    }
+    remove_empty(folder);
+    Ok(())
+}
+
+/// Removes a folder if nothing is in it.
+fn remove_empty(folder: &Path) {
+    // A folder that is not empty, or not there, is as it should be.
+    let _ = fs::remove_dir(folder);
+}

@@ -17,14 +17,16 @@ pub struct RunFile {
     pub members_sha256: Option<String>,
     /// What fixes the parts.
     pub embed: Option<EmbedRequest>,
-    /// Whether every part is there.
-    pub embedded: bool,
+    /// The number of parts, once every one is there.
+    pub parts: Option<usize>,
     /// Scores, in the order that they were asked for.
     pub scores: Vec<ScoreRequest>,
     /// Thresholds, in the order that they were asked for.
     pub thresholds: Vec<Threshold>,
     /// How duplicates were found, once they are.
     pub dedup: Option<DedupRequest>,
+    /// The number of files `duplicates/pairs-*.parquet` that they stand in.
+    pub pair_files: Option<usize>,
     /// How duplicates are decided.
     pub decide: Option<DecideRequest>,
     /// The curated set, once it is written.
@@ -117,6 +119,8 @@ pub struct ScoreRequest {
     pub name: String,
     /// What identifies the head.
     pub fingerprint: String,
+    /// Whether every part has it.
+    pub complete: bool,
 }
 
 /// A bound on a score.
@@ -139,6 +143,19 @@ pub enum Bound {
 }
 
 impl Threshold {
+    /// # Errors
+    /// [`crate::Error::Usage`] for a bound that is not finite.
+    pub fn check(&self) -> crate::Result<()> {
+        let (Bound::Min(bound) | Bound::Max(bound)) = self.bound;
+        if bound.is_finite() {
+            return Ok(());
+        }
+        let score = &self.score;
+        Err(crate::Error::usage(format!(
+            "a threshold of {bound} on {score}: give a finite number"
+        )))
+    }
+
     /// Whether a score passes. A NaN does not.
     pub fn keeps(&self, score: f32) -> bool {
         match self.bound {
@@ -186,6 +203,8 @@ pub struct ClusterRequest {
     pub tol: f64,
     /// The part of the rows that the fit sees.
     pub fit_fraction: f64,
+    /// Fits that the best was chosen of.
+    pub restarts: usize,
     /// Seed of every random choice.
     pub seed: u64,
 }

@@ -6,6 +6,7 @@ mod decode;
 mod dedup_core;
 mod faults;
 mod heads;
+mod hub;
 mod read;
 mod resize;
 mod structure;
