@@ -90,10 +90,10 @@ impl Hub {
         let root = format!("/{repo}/resolve/{revision}/");
         let mut files = Vec::new();
         for request in self.asked() {
-            if let Some(file) = request.path.strip_prefix(&root) {
-                if !files.iter().any(|known| known == file) {
-                    files.push(file.to_string());
-                }
+            if let Some(file) = request.path.strip_prefix(&root)
+                && !files.iter().any(|known| known == file)
+            {
+                files.push(file.to_string());
             }
         }
         files

@@ -7,6 +7,8 @@ mod dedup_core;
 mod faults;
 mod heads;
 mod hub;
+mod library;
+mod memory;
 mod read;
 mod resize;
 mod structure;
