@@ -184,8 +184,8 @@ fn readers_embedders_scorers_and_tests_of_ones_own_make_a_pipeline() {
         .embed(MeanColour)
         .score("red", red())
         .min("red", 0.5)
-        .keep_if("shape", |c| c.sample.width < 2 * c.sample.height)
-        .keep_if("hue", |c| c.score("red") > 0.8 || c.sample.id == "pink")
+        .keep_if_named("shape", |c| c.sample.width < 2 * c.sample.height)
+        .keep_if_named("hue", |c| c.score("red") > 0.8 || c.sample.id == "pink")
         .dedup(Dedup::default())
         .write(Shards::of(2))
         .run(&run)
@@ -485,7 +485,7 @@ fn stages_one_by_one_leave_what_the_pipeline_leaves() {
     pipeline()
         .score("red", red())
         .min("red", 0.55)
-        .keep_if("wide", |c| c.sample.width > 40)
+        .keep_if_named("wide", |c| c.sample.width > 40)
         .dedup(dedup.clone())
         .write(Shards::of(5))
         .run(&whole)
@@ -765,7 +765,7 @@ fn where_the_best_copy_fails_the_next_best_that_passes_is_kept() {
         } else {
             let small = |c: &Candidate| c.sample.width <= 40;
             pipeline
-                .keep_if("third", move |c| small(c) || c.sample.id == "far")
+                .keep_if_named("third", move |c| small(c) || c.sample.id == "far")
                 .run(&run)
                 .unwrap();
         }
@@ -783,7 +783,7 @@ fn where_the_best_copy_fails_the_next_best_that_passes_is_kept() {
                         mode,
                         removal,
                         clusters: Clusters {
-                            clusters: Some(2),
+                            clusters: (mode == Mode::Semantic).then_some(2),
                             ..Clusters::default()
                         },
                         ..Dedup::default()
@@ -836,7 +836,7 @@ fn pairs_of_identical_rows_hold_for_each_of_them() {
             let run = dir.path().join(format!("{removal}-{name}"));
             over(samples.collect())
                 .embed(Lookup::new(DType::F32, &rows))
-                .keep_if("mine", move |c| !failing.contains(&c.sample.id.as_str()))
+                .keep_if_named("mine", move |c| !failing.contains(&c.sample.id.as_str()))
                 .dedup(Dedup {
                     removal,
                     ..Dedup::default()
@@ -1041,7 +1041,7 @@ proptest! {
         let mut pipeline = over(samples.clone())
             .embed(lookup.clone())
             .score("s", By(score_of))
-            .keep_if("shape", |c| passes_shape(c.sample.width, c.score("s")))
+            .keep_if_named("shape", |c| passes_shape(c.sample.width, c.score("s")))
             .dedup(Dedup {
                 mode: if case.semantic.is_some() { Mode::Semantic } else { Mode::Auto },
                 eps: case.eps,
