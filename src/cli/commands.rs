@@ -11,7 +11,8 @@ use clipsift::{Clip, Device, Embedder, Error, Head, Pipeline, Result, Scorer, ma
 
 use super::STOP;
 use super::args::{
-    CurateArgs, DedupArgs, EmbedArgs, FilterArgs, ModelsArgs, ModelsCommand, ScoreArgs, WriteArgs,
+    CurateArgs, DedupArgs, EmbedArgs, FilterArgs, ModelsArgs, ModelsCommand, ReportArgs, ScoreArgs,
+    WriteArgs,
 };
 use super::flags::{self, Thresholds};
 use super::terminal::Terminal;
@@ -34,7 +35,11 @@ pub(crate) fn curate(
             clipsift::store::run_file::Bound::Max(x) => pipeline.max(&threshold.score, x),
         };
     }
-    finish(pipeline.dedup(dedup).write(shards), &args.embed)
+    pipeline = pipeline.dedup(dedup).write(shards);
+    if !args.no_report {
+        pipeline = pipeline.report();
+    }
+    finish(pipeline, &args.embed)
 }
 
 pub(crate) fn embed(args: EmbedArgs, terminal: Terminal) -> Result<ExitCode> {
@@ -178,6 +183,14 @@ pub(crate) fn write(args: WriteArgs, terminal: &Terminal) -> Result<ExitCode> {
     })
 }
 
+pub(crate) fn report(args: &ReportArgs, terminal: &Terminal) -> Result<ExitCode> {
+    let mut run = Run::open(&args.run)?;
+    with_context(terminal, |context| {
+        println!("{}", run.report(context)?.display());
+        Ok(())
+    })
+}
+
 pub(crate) fn models(args: ModelsArgs) -> Result<ExitCode> {
     match args.command {
         ModelsCommand::List => {
@@ -265,5 +278,9 @@ fn print_summary(run: &Run, summary: &Summary) {
             "curated                {}",
             run.root().join("curated").display()
         );
+    }
+    let report = run.root().join("report.html");
+    if report.is_file() {
+        println!("report                 {}", report.display());
     }
 }

@@ -247,7 +247,11 @@ impl Run {
     }
 
     /// What each good row falls to, by the stored pairs; none where duplicates are not looked for.
-    fn fallen(&self, samples: &Samples, survivors: &[bool]) -> Result<Vec<Option<DuplicateOf>>> {
+    pub(super) fn fallen(
+        &self,
+        samples: &Samples,
+        survivors: &[bool],
+    ) -> Result<Vec<Option<DuplicateOf>>> {
         let (
             Some(_),
             Some(DecideRequest {

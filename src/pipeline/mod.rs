@@ -8,6 +8,7 @@ mod decide;
 mod duplicates;
 mod embed;
 mod progress;
+mod report;
 mod run;
 mod set;
 
@@ -60,6 +61,7 @@ pub struct Pipeline {
     filters: Vec<Filter>,
     dedup: Option<Dedup>,
     write: Option<Shards>,
+    report: bool,
     part_size: usize,
     batch_size: Option<usize>,
     limits: Limits,
@@ -122,6 +124,7 @@ impl Pipeline {
             filters: Vec::new(),
             dedup: None,
             write: None,
+            report: false,
             part_size: PART_SIZE,
             batch_size: None,
             limits: Limits::default(),
@@ -192,6 +195,13 @@ impl Pipeline {
     /// Writes the curated set to `RUN/curated`; without this stage the decisions are the result.
     pub fn write(mut self, shards: Shards) -> Pipeline {
         self.write = Some(shards);
+        self
+    }
+
+    /// Makes `RUN/report.html` at the end: one self-contained page for people. A partition has none, as nothing is decided
+    /// about it.
+    pub fn report(mut self) -> Pipeline {
+        self.report = true;
         self
     }
 
@@ -273,6 +283,7 @@ impl Pipeline {
         run.set_thresholds(self.thresholds.clone())?;
         let deciding = self.dedup.is_some()
             || self.write.is_some()
+            || self.report
             || !self.filters.is_empty()
             || !self.thresholds.is_empty();
         if self.partition.is_some() || !deciding {
@@ -289,6 +300,9 @@ impl Pipeline {
         )?;
         if let Some(shards) = &self.write {
             run.write_from(&[&self.inputs], shards, None, self.overwrite, context)?;
+        }
+        if self.report {
+            run.report_from(Ok(&[&self.inputs]), context)?;
         }
         Ok(summary)
     }
