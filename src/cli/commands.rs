@@ -1,6 +1,6 @@
 //! Each command: check, run, print.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -149,12 +149,14 @@ pub(crate) fn dedup(
             Run::union(&runs.iter().map(AsRef::as_ref).collect::<Vec<&Path>>(), out)?
         }
     };
+    let reported = has_report(&run);
     with_context(terminal, |context| {
         if !thresholds.0.is_empty() {
             run.set_thresholds(thresholds.0)?;
         }
         let summary = run.dedup(&dedup, &[], context)?;
         print_summary(&run, &summary);
+        say_report_is_gone(&run, reported, terminal);
         Ok(())
     })
 }
@@ -165,10 +167,12 @@ pub(crate) fn filter(
     terminal: &Terminal,
 ) -> Result<ExitCode> {
     let mut run = Run::open(&args.run)?;
+    let reported = has_report(&run);
     with_context(terminal, |context| {
         run.set_thresholds(thresholds.0)?;
         let summary = run.decide(&[], context)?;
         print_summary(&run, &summary);
+        say_report_is_gone(&run, reported, terminal);
         Ok(())
     })
 }
@@ -279,8 +283,25 @@ fn print_summary(run: &Run, summary: &Summary) {
             run.root().join("curated").display()
         );
     }
-    let report = run.root().join("report.html");
-    if report.is_file() {
-        println!("report                 {}", report.display());
+    if has_report(run) {
+        println!("report                 {}", report_of(run).display());
+    }
+}
+
+fn report_of(run: &Run) -> PathBuf {
+    run.root().join("report.html")
+}
+
+fn has_report(run: &Run) -> bool {
+    report_of(run).is_file()
+}
+
+/// After new decisions: the page showed the earlier ones.
+fn say_report_is_gone(run: &Run, reported: bool, terminal: &Terminal) {
+    if reported && !has_report(run) {
+        terminal.say(&format!(
+            "report.html showed the earlier decisions and is removed; clipsift report {} makes it anew",
+            run.root().display()
+        ));
     }
 }

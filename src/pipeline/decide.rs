@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::duplicates::{self, Clusters, Mode, Plan};
 use super::progress::{Context, Stage};
+use super::report::REPORT;
 use super::run::{Run, Summary};
 use super::set::{Samples, read_scores};
 use crate::atomic;
@@ -208,6 +209,7 @@ impl Run {
         context: Context,
     ) -> Result<Summary> {
         let mut running = context.begin(Stage::Decide, Some(samples.rows.len() as u64));
+        self.home.remove(REPORT)?;
         let mut scores = Vec::new();
         for score in &self.file.scores {
             let values = read_scores(&self.dirs(), &samples, &score.name)?;

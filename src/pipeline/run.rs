@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::embed::{Cut, Embedded, embed};
 use super::progress::{Context, Stage};
+use super::report::REPORT;
 use crate::atomic;
 use crate::clip::Embedder;
 use crate::digest::hex;
@@ -262,6 +263,8 @@ impl Run {
             }
             None => self.file.scores.push(request),
         }
+        // It does not show this score, or another head's.
+        self.home.remove(REPORT)?;
         // Before the first part, so that a cut-off run does not mistake another head's parts for these.
         self.save()?;
         self.home.prepare(Table::Scores(name))?;
@@ -306,6 +309,9 @@ impl Run {
                     threshold.score, threshold.score
                 )));
             }
+        }
+        if self.file.thresholds != thresholds {
+            self.home.remove(REPORT)?;
         }
         self.file.thresholds = thresholds;
         self.save()

@@ -113,11 +113,9 @@ pub(super) fn range(facts: &Facts, name: &str, values: &[f32]) -> (f64, f64) {
 }
 
 /// A control of a threshold: those of the run in the order of the request, then one that is off for each other score.
-pub(super) struct Control<'a> {
+pub(super) struct Control {
     /// Place of the score among the scores.
     pub score: usize,
-    /// The score's name.
-    pub name: &'a str,
     /// What is kept.
     pub bound: Bound,
     /// Whether the run has it.
@@ -125,13 +123,12 @@ pub(super) struct Control<'a> {
 }
 
 /// The controls, in the order in which the page numbers them.
-pub(super) fn controls<'a>(facts: &'a Facts) -> Vec<Control<'a>> {
+pub(super) fn controls(facts: &Facts) -> Vec<Control> {
     let mut controls = Vec::new();
     for threshold in &facts.file.thresholds {
         let score = facts.scores.iter().position(|s| s.0 == threshold.score);
         controls.extend(score.map(|score| Control {
             score,
-            name: &threshold.score,
             bound: threshold.bound,
             on: true,
         }));
@@ -145,7 +142,6 @@ pub(super) fn controls<'a>(facts: &'a Facts) -> Vec<Control<'a>> {
             };
             controls.push(Control {
                 score,
-                name,
                 bound,
                 on: false,
             });

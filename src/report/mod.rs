@@ -103,6 +103,33 @@ impl Facts<'_> {
         bounds.any(|t| !t.keeps(scores[row]))
     }
 
+    /// Whether what was decided follows from the thresholds as they are now.
+    fn current(&self) -> bool {
+        let thresholds: Vec<(&Threshold, Option<&[f32]>)> = self
+            .file
+            .thresholds
+            .iter()
+            .map(|t| (t, self.scores.iter().find(|(name, _)| *name == t.score)))
+            .map(|(t, score)| (t, score.map(|(_, values)| values.as_slice())))
+            .collect();
+        let fails = |row: usize| {
+            let passes =
+                |t: &Threshold, values: Option<&[f32]>| values.is_some_and(|v| t.keeps(v[row]));
+            let first = thresholds.iter().find(|(t, values)| !passes(t, *values));
+            first.map(|(t, _)| t.score.as_str())
+        };
+        let reasons = self.decided.iter().flat_map(|decided| &decided.reasons);
+        reasons
+            .enumerate()
+            .all(|(row, reason)| match (fails(row), reason) {
+                (Some(fails), Reason::Score(name)) => fails == name,
+                (Some(_), _) => false,
+                // Else a test of the program's own, which has no threshold.
+                (None, Reason::Score(name)) => self.thresholds(name).next().is_none(),
+                (None, _) => true,
+            })
+    }
+
     /// Names of tests that a program of the user's own made and that samples fell to.
     fn filters(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();

@@ -36,6 +36,12 @@ pub(crate) fn page(
             filters.join(", ")
         ));
     }
+    if !facts.current() {
+        notes.push(
+            "The thresholds have changed since this was decided: clipsift filter RUN with the thresholds wanted decides anew."
+                .into(),
+        );
+    }
     if facts.decided.is_none() {
         notes.push(
             "Nothing has been decided yet: clipsift dedup RUN or clipsift filter RUN does.".into(),
@@ -58,7 +64,8 @@ pub(crate) fn page(
     fill(
         TEMPLATE,
         &[
-            ("policy", &policy()),
+            ("decide-hash", &hash(DECIDE)),
+            ("script-hash", &hash(SCRIPT)),
             ("title", &escape(&title)),
             ("style", STYLE),
             ("lede", &lede(facts)),
@@ -81,14 +88,9 @@ pub(crate) fn page(
     )
 }
 
-/// Nothing may be loaded, and no script may run but the two of this crate.
-fn policy() -> String {
-    let hash = |text: &str| format!("'sha256-{}'", base64(&Sha256::digest(text)));
-    format!(
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {} {}; base-uri 'none'; form-action 'none'",
-        hash(DECIDE),
-        hash(SCRIPT)
-    )
+/// How the page's policy names the only scripts that may run.
+fn hash(script: &str) -> String {
+    format!("sha256-{}", base64(&Sha256::digest(script)))
 }
 
 /// What differs between runs of one request, in one line.

@@ -7,6 +7,7 @@ mod dedup_core;
 mod faults;
 mod heads;
 mod read;
+mod report;
 mod resize;
 mod structure;
 mod tower;
