@@ -56,7 +56,7 @@ pub(crate) enum Command {
     #[command(
         before_help = "Example: clipsift curate photos/ 'shards/{00000..00041}.tar' --out run"
     )]
-    Curate(CurateArgs),
+    Curate(Box<CurateArgs>),
     /// Read, decode, embed, store
     #[command(
         before_help = "Example: clipsift embed photos/ --model openai/clip-vit-large-patch14 --out run"

@@ -49,7 +49,7 @@ impl Request {
         common.start_threads()?;
         let terminal = terminal::Terminal::new(common.quiet);
         match command {
-            Command::Curate(args) => commands::curate(args, thresholds, terminal),
+            Command::Curate(args) => commands::curate(*args, thresholds, terminal),
             Command::Embed(args) => commands::embed(args, terminal),
             Command::Score(args) => commands::score(args, thresholds, &terminal),
             Command::Dedup(args) => commands::dedup(args, thresholds, &terminal),

@@ -198,8 +198,7 @@ impl Pipeline {
         self
     }
 
-    /// Makes `RUN/report.html` at the end: one self-contained page for people. A partition has none, as nothing is decided
-    /// about it.
+    /// Makes `RUN/report.html` at the end, see [`Run::report`]. A partition, about which nothing is decided, has none.
     pub fn report(mut self) -> Pipeline {
         self.report = true;
         self

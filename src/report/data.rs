@@ -93,20 +93,32 @@ fn renumber(n: usize, order: &[u64], identical: &[Pair], near: &[Pair]) -> (Vec<
     (rows, nodes)
 }
 
-/// The range of a score, with its thresholds in it.
+/// The range of a score for charts and sliders: its values, and thresholds that are not too far from them, rounded outwards to
+/// what a person would write.
 pub(super) fn range(facts: &Facts, name: &str, values: &[f32]) -> (f64, f64) {
-    let bounds = facts.thresholds(name).map(|t| match t.bound {
-        Bound::Min(x) | Bound::Max(x) => x,
-    });
     let values = values.iter().map(|x| f64::from(*x));
-    let all = values.chain(bounds).filter(|x| x.is_finite());
-    let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| {
+    let values = values.filter(|x| x.is_finite());
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| {
         (low.min(x), high.max(x))
     });
     if low > high {
-        (0.0, 1.0)
-    } else if low == high {
-        (low - 0.5, high + 0.5)
+        return (0.0, 1.0);
+    }
+    let reach = if low == high { 0.5 } else { high - low };
+    let bounds = facts.thresholds(name).map(|t| match t.bound {
+        Bound::Min(x) | Bound::Max(x) => x,
+    });
+    let near = bounds.filter(|x| (low - reach..=high + reach).contains(x));
+    let (low, high) = near.fold((low, high), |(low, high), x| (low.min(x), high.max(x)));
+    let places = (-(reach / 100.0).log10()).ceil().clamp(0.0, 12.0);
+    let unit = 10_f64.powf(places);
+    // Next to the ends, so that no value lies on them.
+    let outwards = (
+        (low * unit - 0.5).floor() / unit,
+        (high * unit + 0.5).ceil() / unit,
+    );
+    if outwards.0.is_finite() && outwards.1.is_finite() {
+        outwards
     } else {
         (low, high)
     }

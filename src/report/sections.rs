@@ -246,6 +246,9 @@ fn bounds(facts: &Facts, name: &str, values: &[f32]) -> String {
         0 => "No threshold.".to_string(),
         _ => format!("Kept where {}.", bounds.join(" and ")),
     };
+    if facts.decided.is_some() {
+        text += " Faded pictures are not in the curated set, for this reason or another.";
+    }
     let odd = values.iter().filter(|value| !value.is_finite()).count() as u64;
     if odd > 0 {
         push(

@@ -8,6 +8,7 @@ mod faults;
 mod heads;
 mod read;
 mod report;
+mod report_large;
 mod resize;
 mod structure;
 mod tower;

@@ -11,6 +11,7 @@
   const group = n => n.toLocaleString("en-US");
   const thisRun = read("this-run"), data = read("data");
 
+  document.querySelector(".brand").append(" of ", make("bdi", { textContent: thisRun.run }));
   const order = ["embed", "score", "dedup", "decide", "write"];
   const stages = Object.entries(thisRun.seconds).sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
   for (const [stage, seconds] of stages)
