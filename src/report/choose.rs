@@ -76,6 +76,7 @@ impl Shown {
                 .map(|i| group.members[i])
                 .collect();
         }
+        let alike = alike(facts);
         Shown {
             groups,
             groups_total,
@@ -83,7 +84,7 @@ impl Shown {
             sheets: facts
                 .scores
                 .iter()
-                .map(|(name, values)| sheets(facts, name, values))
+                .map(|(name, values)| sheets(facts, name, values, &alike))
                 .collect(),
         }
     }
@@ -199,7 +200,9 @@ fn near_misses(facts: &Facts) -> Vec<(usize, usize, f64)> {
         .collect()
 }
 
-fn sheets(facts: &Facts, name: &str, values: &[f32]) -> Sheets {
+/// Contact sheets of a score. Of rows that are copies of each other, by `alike`, a sheet has one: twelve times the same picture
+/// tells nothing.
+fn sheets(facts: &Facts, name: &str, values: &[f32], alike: &[usize]) -> Sheets {
     let mut rows: Vec<usize> = (0..values.len())
         .filter(|&row| values[row].is_finite())
         .collect();
@@ -207,8 +210,15 @@ fn sheets(facts: &Facts, name: &str, values: &[f32]) -> Sheets {
     if rows.is_empty() {
         return Sheets::default();
     }
-    let lowest = rows.len().min(SHEET);
-    let highest = (rows.len() - lowest).min(SHEET);
+    let distinct = |rows: &mut dyn Iterator<Item = &usize>, most: usize| -> Vec<usize> {
+        let mut seen = BTreeSet::new();
+        let rows = rows.filter(|row| seen.insert(alike[**row]));
+        rows.take(most).copied().collect()
+    };
+    let lowest = distinct(&mut rows.iter(), SHEET);
+    let mut highest = distinct(&mut rows.iter().rev(), SHEET);
+    highest.retain(|row| !lowest.contains(row));
+    highest.reverse();
     let mut bounds: Vec<f64> = facts
         .thresholds(name)
         .map(|t| match t.bound {
@@ -220,15 +230,39 @@ fn sheets(facts: &Facts, name: &str, values: &[f32]) -> Sheets {
     }
     let borderline = bounds.into_iter().map(|bound| {
         let above = rows.partition_point(|&row| f64::from(values[row]) < bound);
-        let first = above.saturating_sub(SHEET / 2);
-        let last = (first + SHEET).min(rows.len());
-        (bound, rows[last.saturating_sub(SHEET)..last].to_vec())
+        let (below, above) = rows.split_at(above);
+        let mut around = distinct(&mut below.iter().rev(), SHEET / 2);
+        around.reverse();
+        around.extend(distinct(&mut above.iter(), SHEET / 2));
+        (bound, around)
     });
     Sheets {
         borderline: borderline.collect(),
-        lowest: rows[..lowest].to_vec(),
-        highest: rows[rows.len() - highest..].to_vec(),
+        lowest,
+        highest,
     }
+}
+
+/// For each row the lowest of those that it is a copy of, by way of others too, whether or not any of them is kept.
+fn alike(facts: &Facts) -> Vec<usize> {
+    let mut alike: Vec<usize> = (0..facts.rows()).collect();
+    let (Some(eps), Some(pairs)) = (facts.eps(), &facts.pairs) else {
+        return alike;
+    };
+    fn find(alike: &mut [usize], mut row: usize) -> usize {
+        while alike[row] != row {
+            alike[row] = alike[alike[row]];
+            row = alike[row];
+        }
+        row
+    }
+    let near = pairs.near.iter().filter(|pair| pair.cosine >= 1.0 - eps);
+    for pair in pairs.identical.iter().chain(near) {
+        let a = find(&mut alike, pair.a as usize);
+        let b = find(&mut alike, pair.b as usize);
+        alike[a.max(b)] = a.min(b);
+    }
+    (0..alike.len()).map(|row| find(&mut alike, row)).collect()
 }
 
 #[cfg(test)]

@@ -51,7 +51,9 @@ pub(crate) fn page(
         Ok(data) => (data, String::new()),
         Err(reason) => (json!({"off": true}), format!("No sliders: {reason}.")),
     };
-    notes.extend(facts.pairs.as_ref().and_then(data::reach));
+    if off.is_empty() {
+        notes.extend(facts.pairs.as_ref().and_then(data::reach));
+    }
     let notes: String = notes
         .iter()
         .map(|note| format!(r#"<p class="note warn">{}</p>"#, escape(note)))

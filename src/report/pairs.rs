@@ -2,8 +2,8 @@
 
 use crate::dedup::decide::Pair;
 
-/// Pairs of either kind that a page holds: 6 MB of text.
-pub(crate) const PAIRS: usize = 300_000;
+/// Pairs of either kind that a page holds: 13 MB of text.
+pub(crate) const PAIRS: usize = 600_000;
 
 /// Bars of the histogram of cosines.
 pub(super) const BINS: usize = 48;

@@ -247,7 +247,7 @@ fn bounds(facts: &Facts, name: &str, values: &[f32]) -> String {
         _ => format!("Kept where {}.", bounds.join(" and ")),
     };
     if facts.decided.is_some() {
-        text += " Faded pictures are not in the curated set, for this reason or another.";
+        text += " Below, one of each lot of copies; faded pictures are not in the curated set, for this reason or another.";
     }
     let odd = values.iter().filter(|value| !value.is_finite()).count() as u64;
     if odd > 0 {
