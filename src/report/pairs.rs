@@ -6,7 +6,7 @@ use crate::dedup::decide::Pair;
 pub(crate) const PAIRS: usize = 600_000;
 
 /// Bars of the histogram of cosines.
-pub(super) const BINS: usize = 48;
+const BINS: usize = 48;
 
 /// The nearest pairs of a run, and counts over all of them. Memory does not grow with their number.
 pub(crate) struct Pairs {

@@ -6,7 +6,6 @@ use super::choose::{Group, Member, Shown};
 use super::data::{Control, controls, range};
 use super::histogram::{Histogram, Mark};
 use super::html::{cosine, count, count_of, escape, number, push};
-use super::pairs::BINS;
 use super::thumbnails::Thumbnails;
 use super::{Facts, Pairs};
 use crate::sample::Reason;
@@ -139,7 +138,8 @@ fn cosines(pairs: &Pairs, eps: f64) -> String {
             ),
         );
     }
-    if pairs.total == 0 {
+    // A floor of 0 leaves no range to draw.
+    if pairs.total == 0 || pairs.floor <= 0.0 {
         return out;
     }
     push(
@@ -153,11 +153,7 @@ fn cosines(pairs: &Pairs, eps: f64) -> String {
     let histogram = Histogram {
         low: 1.0 - pairs.floor,
         high: 1.0,
-        bins: if pairs.floor > 0.0 {
-            pairs.histogram.clone()
-        } else {
-            vec![0; BINS]
-        },
+        bins: pairs.histogram.clone(),
         root: true,
     };
     let mark = Mark {
