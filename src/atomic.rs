@@ -7,6 +7,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
@@ -263,7 +264,17 @@ pub fn lock_folder(folder: impl AsRef<Path>) -> Result<FolderLock> {
     let Ok(handle) = File::open(folder) else {
         return Ok(FolderLock { _folder: None });
     };
-    match handle.try_lock() {
+    // A process that is just being started elsewhere in this one holds copies of all files until it has begun; such a lock is
+    // gone in a moment.
+    let mut tried = handle.try_lock();
+    for _ in 0..20 {
+        if !matches!(tried, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        tried = handle.try_lock();
+    }
+    match tried {
         Err(TryLockError::WouldBlock) => Err(Error::run(
             folder,
             "another clipsift is writing here; wait until it is done, or name another folder",

@@ -9,14 +9,14 @@
 //!                        heads -> scores <--------------------------+
 //!                        [k-means assign/accumulate, cosine tiles] -> pairs
 //!                                                                   |
-//!                        thresholds, pairs -> decide -> write <-----+
+//!                        thresholds, pairs -> decide -> write, report <-----+
 //! ```
 //!
 //! One image goes through it like this: [`read`] makes it a [`Sample`], a name and the place of its bytes. A thread of the pool
 //! loads them, [`decode`](decode::decode) makes them an upright [`Rgb8`], [`resize`] the tower's square. [`clip`] turns a batch of
 //! squares into unit rows, which [`store`] keeps in the run directory, part by part. From there on only stored rows count:
 //! [`heads`] scores them, [`dedup`] finds the pairs among them, the decision for each sample follows from scores and pairs,
-//! and [`mod@write`] copies the original bytes of what is kept. [`pipeline`] joins the stages; all numeric work is in [`ops`].
+//! and [`mod@write`] copies the original bytes of what is kept; a page on all of it shows a person what was done. [`pipeline`] joins the stages; all numeric work is in [`ops`].
 //!
 //! ```
 //! use clipsift::{Clip, Device, Exact, Keep, Pipeline, Shards};
@@ -53,7 +53,7 @@
 //! ```text
 //! cli
 //! pipeline
-//! write, dedup
+//! write, report, dedup
 //! read, decode, resize, clip, heads, store
 //! ops
 //! device, sample, manifest
@@ -76,6 +76,7 @@ mod mmap;
 pub mod ops;
 pub mod pipeline;
 pub mod read;
+mod report;
 pub mod resize;
 pub mod sample;
 pub mod store;

@@ -74,6 +74,9 @@ pub(crate) enum Command {
     /// The curated set from the decisions
     #[command(before_help = "Example: clipsift write run --to curated --write tar")]
     Write(WriteArgs),
+    /// A self-contained page about a run: RUN/report.html
+    #[command(before_help = "Example: clipsift report run")]
+    Report(ReportArgs),
     /// Known models and heads
     #[command(before_help = "Example: clipsift models list")]
     Models(ModelsArgs),
@@ -91,6 +94,9 @@ pub(crate) struct CurateArgs {
     pub dedup: DedupFlags,
     #[command(flatten)]
     pub write: WriteFlags,
+    /// Do not make RUN/report.html at the end
+    #[arg(long)]
+    pub no_report: bool,
 }
 
 #[derive(Debug, Args)]
@@ -175,6 +181,12 @@ pub(crate) struct WriteArgs {
     pub to: Option<PathBuf>,
     #[command(flatten)]
     pub write: WriteFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The run directory
+    pub run: PathBuf,
 }
 
 #[derive(Debug, Args)]

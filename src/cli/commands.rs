@@ -1,7 +1,7 @@
 //! Each command: check, run, print.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use clipsift::{Clip, Device, Embedder, Error, Head, Pipeline, Result, Scorer, ma
 
 use super::STOP;
 use super::args::{
-    CurateArgs, DedupArgs, EmbedArgs, FilterArgs, ModelsArgs, ModelsCommand, ScoreArgs, WriteArgs,
+    CurateArgs, DedupArgs, EmbedArgs, FilterArgs, ModelsArgs, ModelsCommand, ReportArgs, ScoreArgs,
+    WriteArgs,
 };
 use super::flags::{self, Thresholds};
 use super::terminal::Terminal;
@@ -44,7 +45,11 @@ pub(crate) fn curate(
             clipsift::store::run_file::Bound::Max(x) => pipeline.max(&threshold.score, x),
         };
     }
-    finish(pipeline.dedup(dedup).write(shards), &args.embed)
+    pipeline = pipeline.dedup(dedup).write(shards);
+    if !args.no_report {
+        pipeline = pipeline.report();
+    }
+    finish(pipeline, &args.embed)
 }
 
 pub(crate) fn embed(args: EmbedArgs, terminal: Terminal) -> Result<ExitCode> {
@@ -156,12 +161,14 @@ pub(crate) fn dedup(
             Run::union(&runs.iter().map(AsRef::as_ref).collect::<Vec<&Path>>(), out)?
         }
     };
+    let reported = has_report(&run);
     with_context(terminal, |context| {
         if !thresholds.0.is_empty() {
             run.set_thresholds(thresholds.0)?;
         }
         let summary = run.dedup(&dedup, &[], context)?;
         print_summary(&run, &summary);
+        say_report_is_gone(&run, reported, terminal);
         Ok(())
     })
 }
@@ -172,10 +179,12 @@ pub(crate) fn filter(
     terminal: &Terminal,
 ) -> Result<ExitCode> {
     let mut run = Run::open(&args.run)?;
+    let reported = has_report(&run);
     with_context(terminal, |context| {
         run.set_thresholds(thresholds.0)?;
         let summary = run.decide(&[], context)?;
         print_summary(&run, &summary);
+        say_report_is_gone(&run, reported, terminal);
         Ok(())
     })
 }
@@ -189,6 +198,14 @@ pub(crate) fn write(args: WriteArgs, terminal: &Terminal) -> Result<ExitCode> {
         if let Some(to) = &args.to {
             out!("curated                {}", to.display());
         }
+        Ok(())
+    })
+}
+
+pub(crate) fn report(args: &ReportArgs, terminal: &Terminal) -> Result<ExitCode> {
+    let mut run = Run::open(&args.run)?;
+    with_context(terminal, |context| {
+        println!("{}", run.report(context)?.display());
         Ok(())
     })
 }
@@ -290,5 +307,26 @@ fn print_summary(run: &Run, summary: &Summary) {
             "curated                {}",
             run.root().join("curated").display()
         );
+    }
+    if has_report(run) {
+        println!("report                 {}", report_of(run).display());
+    }
+}
+
+fn report_of(run: &Run) -> PathBuf {
+    run.root().join("report.html")
+}
+
+fn has_report(run: &Run) -> bool {
+    report_of(run).is_file()
+}
+
+/// After new decisions: the page showed the earlier ones.
+fn say_report_is_gone(run: &Run, reported: bool, terminal: &Terminal) {
+    if reported && !has_report(run) {
+        terminal.say(&format!(
+            "report.html showed the earlier decisions and is removed; clipsift report {} makes it anew",
+            run.root().display()
+        ));
     }
 }

@@ -55,6 +55,7 @@ impl Request {
             Command::Dedup(args) => commands::dedup(args, thresholds, &terminal),
             Command::Filter(args) => commands::filter(args, thresholds, &terminal),
             Command::Write(args) => commands::write(args, &terminal),
+            Command::Report(args) => commands::report(&args, &terminal),
             Command::Models(args) => commands::models(args),
         }
     }

@@ -110,5 +110,6 @@ fn unit(stage: Stage) -> &'static str {
         Stage::Embed | Stage::Decide | Stage::Write => "samples",
         Stage::Score => "scores",
         Stage::Dedup => "pairs",
+        Stage::Report => "pictures",
     }
 }

@@ -219,7 +219,7 @@ impl Run {
 }
 
 /// Opens a run's inputs again, as its `run.json` names them.
-fn reopen(dir: &RunDir) -> Result<Inputs> {
+pub(super) fn reopen(dir: &RunDir) -> Result<Inputs> {
     let file = dir.read_run_file()?.unwrap_or_default();
     let embed = file
         .embed

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::duplicates::{self, Clusters, Mode, Plan};
 use super::progress::{Context, Stage};
+use super::report::REPORT;
 use super::run::{Run, Summary};
 use super::set::{Samples, read_embeddings, read_scores};
 use crate::atomic;
@@ -292,6 +293,7 @@ impl Run {
         context: Context,
     ) -> Result<Summary> {
         let mut running = context.begin(Stage::Decide, Some(samples.rows.len() as u64));
+        atomic::remove_file(self.home.path(REPORT))?;
         let mut scores = Vec::new();
         for score in &self.file.scores {
             if !score.complete {
@@ -345,7 +347,11 @@ impl Run {
     }
 
     /// What each good row falls to, by the stored pairs; none where duplicates are not looked for.
-    fn fallen(&self, samples: &Samples, survivors: &[bool]) -> Result<Vec<Option<DuplicateOf>>> {
+    pub(super) fn fallen(
+        &self,
+        samples: &Samples,
+        survivors: &[bool],
+    ) -> Result<Vec<Option<DuplicateOf>>> {
         let Some(DecideRequest {
             eps: Some(eps),
             keep,

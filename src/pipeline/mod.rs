@@ -8,6 +8,7 @@ mod decide;
 mod duplicates;
 mod embed;
 mod progress;
+mod report;
 mod run;
 mod set;
 
@@ -68,6 +69,7 @@ pub struct Pipeline {
     filters: Vec<Filter>,
     dedup: Option<Dedup>,
     write: Option<Shards>,
+    report: bool,
     part_size: usize,
     batch_size: Option<usize>,
     limits: Limits,
@@ -131,6 +133,7 @@ impl Pipeline {
             filters: Vec::new(),
             dedup: None,
             write: None,
+            report: false,
             part_size: PART_SIZE,
             batch_size: None,
             limits: Limits::default(),
@@ -206,6 +209,12 @@ impl Pipeline {
     /// Writes the curated set to `RUN/curated`; without this stage the decisions are the result.
     pub fn write(mut self, shards: Shards) -> Pipeline {
         self.write = Some(shards);
+        self
+    }
+
+    /// Makes `RUN/report.html` at the end, see [`Run::report`]. A partition, about which nothing is decided, has none.
+    pub fn report(mut self) -> Pipeline {
+        self.report = true;
         self
     }
 
@@ -298,6 +307,7 @@ impl Pipeline {
     fn after_embedding(&self, run: &mut Run, context: Context) -> Result<Summary> {
         let deciding = self.dedup.is_some()
             || self.write.is_some()
+            || self.report
             || !self.filters.is_empty()
             || !self.thresholds.is_empty();
         if deciding || !self.scorers.is_empty() {
@@ -317,6 +327,9 @@ impl Pipeline {
         let summary = run.dedup(dedup, &self.filters, context)?;
         if let Some(shards) = &self.write {
             run.write_from(&[&self.inputs], shards, None, self.overwrite, context)?;
+        }
+        if self.report {
+            run.report_from(Ok(&[&self.inputs]), context)?;
         }
         Ok(summary)
     }

@@ -18,6 +18,8 @@ pub enum Stage {
     Decide,
     /// The curated set; counted in samples kept.
     Write,
+    /// The page about the run; counted in pictures.
+    Report,
 }
 
 impl Stage {
@@ -29,6 +31,7 @@ impl Stage {
             Stage::Dedup => "dedup",
             Stage::Decide => "decide",
             Stage::Write => "write",
+            Stage::Report => "report",
         }
     }
 }

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::embed::{Cut, Embedded, embed};
 use super::progress::{Context, Stage};
+use super::report::REPORT;
 use crate::atomic;
 use crate::clip::Embedder;
 use crate::digest::hex;
@@ -282,6 +283,8 @@ impl Run {
                 dedup.keep = None;
             }
         }
+        // It does not show this score, or another head's.
+        atomic::remove_file(self.home.path(REPORT))?;
         // Before the first part, so that a cut-off run does not mistake another head's parts for these.
         self.save()?;
         if !known {
@@ -349,6 +352,7 @@ impl Run {
         if self.file.thresholds != thresholds {
             // They were made by other thresholds; nothing is to be written by them.
             atomic::remove_file(self.home.path("decisions.parquet"))?;
+            atomic::remove_file(self.home.path(REPORT))?;
         }
         self.file.thresholds = thresholds;
         self.save()

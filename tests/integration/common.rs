@@ -101,7 +101,7 @@ pub(crate) fn decisions(run: &Path) -> BTreeMap<String, (String, String)> {
     texts(&table, "id").into_iter().zip(reasons).collect()
 }
 
-/// Every file below a folder with its bytes; of run.json the content without its times.
+/// Every file below a folder with its bytes; of run.json the content without its times, of report.html without the line on this run.
 pub(crate) fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in walkdir::WalkDir::new(root) {
@@ -120,6 +120,16 @@ pub(crate) fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
             let mut json: Value = serde_json::from_slice(&bytes).unwrap();
             json.as_object_mut().unwrap().remove("seconds");
             bytes = serde_json::to_vec_pretty(&json).unwrap();
+        }
+        if name == "report.html" {
+            let page = String::from_utf8(bytes).unwrap();
+            let mark = r#"<script type="application/json" id="this-run">"#;
+            assert_eq!(
+                page.lines().filter(|line| line.starts_with(mark)).count(),
+                1
+            );
+            let lines = page.lines().filter(|line| !line.starts_with(mark));
+            bytes = lines.collect::<Vec<_>>().join("\n").into_bytes();
         }
         files.insert(name, bytes);
     }
@@ -197,4 +207,26 @@ pub(crate) fn gallery_shards(dir: &Path, size: usize) -> Vec<PathBuf> {
         path
     });
     shards.collect()
+}
+
+/// A linear head over the embedded tower's 128 dims.
+pub(crate) fn head_for_builtin(dir: &Path) -> String {
+    let d = 128;
+    let weight: Vec<f32> = (0..d)
+        .map(|i| ((i * 37 % 19) as f32 - 9.0) / 30.0)
+        .collect();
+    let tensors = std::collections::HashMap::from([
+        (
+            "weight".to_string(),
+            candle_core::Tensor::from_vec(weight, (1, d), &candle_core::Device::Cpu).unwrap(),
+        ),
+        (
+            "bias".to_string(),
+            candle_core::Tensor::zeros(1, candle_core::DType::F32, &candle_core::Device::Cpu)
+                .unwrap(),
+        ),
+    ]);
+    let path = dir.join("mine.safetensors");
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    path.display().to_string()
 }

@@ -122,30 +122,9 @@ fn curate_equals_its_stages_one_after_the_other() {
         ));
         good(&format!("dedup {staged} --dedup {mode} {dedup}"));
         good(&format!("write {staged} --shard-size 10"));
+        good(&format!("report {staged}"));
         assert_same_tree(Path::new(&whole), Path::new(&staged));
     }
-}
-
-/// A linear head over the embedded tower's 128 dims.
-fn head_for_builtin(dir: &Path) -> String {
-    let d = 128;
-    let weight: Vec<f32> = (0..d)
-        .map(|i| ((i * 37 % 19) as f32 - 9.0) / 30.0)
-        .collect();
-    let tensors = std::collections::HashMap::from([
-        (
-            "weight".to_string(),
-            candle_core::Tensor::from_vec(weight, (1, d), &candle_core::Device::Cpu).unwrap(),
-        ),
-        (
-            "bias".to_string(),
-            candle_core::Tensor::zeros(1, candle_core::DType::F32, &candle_core::Device::Cpu)
-                .unwrap(),
-        ),
-    ]);
-    let path = dir.join("mine.safetensors");
-    candle_core::safetensors::save(&tensors, &path).unwrap();
-    path.display().to_string()
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod hub;
 mod library;
 mod memory;
 mod read;
+mod report;
+mod report_large;
 mod resize;
 mod structure;
 mod tower;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// From the top down, as `src/lib.rs` has them.
 const LEVELS: [&[&str]; 6] = [
     &["pipeline"],
-    &["write", "dedup"],
+    &["write", "report", "dedup"],
     &["read", "decode", "resize", "clip", "heads", "store"],
     &["ops"],
     &["device", "sample", "manifest"],

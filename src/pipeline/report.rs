@@ -1,0 +1,186 @@
+//! What is stored -> `report.html`, with the samples that it shows read again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+
+use super::curated::reopen;
+use super::duplicates;
+use super::progress::{Context, Running, Stage};
+use super::run::Run;
+use super::set::{Samples, read_scores};
+use crate::atomic;
+use crate::error::{Error, Result};
+use crate::read::Inputs;
+use crate::report::thumbnails::{Thumbnails, thumbnail};
+use crate::report::{Decided, Facts, Pairs, Shown, page};
+use crate::sample::{Decision, Sample};
+use crate::store::run_file::RunFile;
+
+/// The file's name in the run directory.
+pub(super) const REPORT: &str = "report.html";
+
+/// Samples that are read again at a time: what bounds the memory.
+const CHUNK: usize = 64;
+
+impl Run {
+    /// Makes `RUN/report.html`, one self-contained page about what is stored, and gives its path. Only the samples that it
+    /// shows are read again. Where the inputs are gone the page says so and has no pictures.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where a table is damaged.
+    pub fn report(&mut self, context: Context) -> Result<PathBuf> {
+        let opened: Result<Vec<Inputs>> = self.dirs().into_iter().map(reopen).collect();
+        match &opened {
+            Ok(inputs) => self.report_from(Ok(&inputs.iter().collect::<Vec<_>>()), context),
+            Err(error) => self.report_from(Err(error.to_string()), context),
+        }
+    }
+
+    /// [`Run::report`] from inputs that are open already, one for each member, or the reason why they are not.
+    pub(super) fn report_from(
+        &mut self,
+        inputs: Result<&[&Inputs], String>,
+        context: Context,
+    ) -> Result<PathBuf> {
+        let samples = Samples::read(&self.dirs())?;
+        let facts = self.facts(&samples)?;
+        let shown = Shown::choose(&facts);
+        let wanted: BTreeSet<usize> = shown.rows().iter().map(|row| samples.good[*row]).collect();
+        let mut running = context.begin(Stage::Report, Some(wanted.len() as u64));
+        let mut notes = Vec::new();
+        let thumbnails = match inputs {
+            Ok(inputs) => look_again(inputs, &samples, &wanted, &mut running)?,
+            Err(reason) => {
+                context.note(&format!("report: no pictures, {reason}"));
+                notes.push(format!("No pictures: {reason}."));
+                BTreeMap::new()
+            }
+        };
+        let page = page::page(&facts, &shown, &thumbnails, &notes);
+        drop(facts);
+        let path = self.home.path(REPORT);
+        atomic::write(&path, |out| std::io::Write::write_all(out, page.as_bytes()))?;
+        self.took(Stage::Report, running.finish());
+        self.save()?;
+        Ok(path)
+    }
+
+    fn facts<'a>(&'a self, samples: &'a Samples) -> Result<Facts<'a>> {
+        let first: Option<RunFile> = match self.dirs().first() {
+            Some(dir) => dir.read_run_file()?,
+            None => None,
+        };
+        let mut scores = Vec::new();
+        for score in &self.file.scores {
+            let values = read_scores(&self.dirs(), samples, &score.name)?;
+            scores.push((score.name.clone(), values));
+        }
+        let (mut pairs, mut order) = (None, Vec::new());
+        if let (Some(dedup), Some(decide)) = (&self.file.dedup, &self.file.decide)
+            && let Some(pair_files) = self.file.pair_files.filter(|_| decide.eps.is_some())
+        {
+            let mut found = Pairs::new(dedup.floor);
+            duplicates::read_pairs(&self.home, samples, pair_files, |block| {
+                found.add(block);
+                Ok(())
+            })?;
+            found.finish();
+            pairs = Some(found);
+            let keep = decide.keep.parse();
+            let keep = keep.map_err(|reason: String| Error::run(self.home.root(), reason))?;
+            order = duplicates::order(&self.home, &self.dirs(), samples, &keep, decide.seed)?;
+        }
+        let decided = if self.home.path("decisions.parquet").is_file() {
+            Some(self.decided(samples, order)?)
+        } else {
+            None
+        };
+        Ok(Facts {
+            run: self.home.root().display().to_string(),
+            file: &self.file,
+            embed: first.and_then(|file| file.embed),
+            samples: &samples.rows,
+            good: &samples.good,
+            scores,
+            decided,
+            pairs,
+        })
+    }
+
+    /// The stored decisions about the good rows, with the cosines that they were made by.
+    fn decided(&self, samples: &Samples, order: Vec<u64>) -> Result<Decided> {
+        let decisions = self.decisions()?;
+        let same =
+            |(decision, row): (&Decision, &crate::store::tables::SampleRow)| decision.id == row.id;
+        if decisions.len() != samples.rows.len() || !decisions.iter().zip(&samples.rows).all(same) {
+            let path = self.home.path("decisions.parquet");
+            return Err(Error::run(
+                path,
+                "does not fit samples/; decide again with clipsift filter",
+            ));
+        }
+        let good = || samples.good.iter().map(|at| &decisions[*at]);
+        let survivors: Vec<bool> = good()
+            .map(|decision| decision.keep() || decision.duplicate_of.is_some())
+            .collect();
+        let fallen = self.fallen(samples, &survivors)?;
+        let rows = samples.by_id();
+        let fell = |(row, decision): (usize, &Decision)| {
+            let of = *rows.get(decision.duplicate_of.as_deref()?)? as usize;
+            let cosine = fallen[row]
+                .filter(|f| f.row as usize == of)
+                .map(|f| f.cosine);
+            Some((of, cosine))
+        };
+        Ok(Decided {
+            fallen: good().enumerate().map(fell).collect(),
+            reasons: good().map(|decision| decision.reason.clone()).collect(),
+            order,
+        })
+    }
+}
+
+/// Reads the wanted samples again, some at a time, and makes them small.
+fn look_again(
+    inputs: &[&Inputs],
+    samples: &Samples,
+    wanted: &BTreeSet<usize>,
+    running: &mut Running,
+) -> Result<Thumbnails> {
+    let mut thumbnails = BTreeMap::new();
+    let Some(last) = wanted.last() else {
+        return Ok(thumbnails);
+    };
+    let mut chunk: Vec<(usize, Sample)> = Vec::new();
+    let mut make = |chunk: &mut Vec<(usize, Sample)>| {
+        let made: Vec<_> = chunk
+            .par_iter()
+            .map(|(at, sample)| {
+                let row = &samples.rows[*at];
+                let made = if row.id == sample.id {
+                    thumbnail(sample, &row.sha256)
+                } else {
+                    Err("the inputs have changed since the run".into())
+                };
+                (*at, made)
+            })
+            .collect();
+        chunk.clear();
+        let done = made.len() as u64;
+        thumbnails.extend(made);
+        running.advance(done)
+    };
+    let again = inputs.iter().flat_map(|i| i.samples()).take(last + 1);
+    for (at, sample) in again.enumerate() {
+        if wanted.contains(&at) {
+            chunk.push((at, sample));
+        }
+        if chunk.len() == CHUNK {
+            make(&mut chunk)?;
+        }
+    }
+    make(&mut chunk)?;
+    Ok(thumbnails)
+}
