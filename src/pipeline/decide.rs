@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::duplicates::{self, Clusters, Mode, Plan};
+use super::pairs;
 use super::progress::{Context, Stage};
 use super::run::{Run, Summary};
 use super::set::{Samples, read_scores};
@@ -10,6 +11,7 @@ use crate::atomic;
 use crate::dedup::decide::{DuplicateOf, Keep, PairGraph, Removal};
 use crate::error::{Error, Result};
 use crate::sample::{Decision, Reason};
+use crate::store::ids::IdType;
 use crate::store::run_file::{DecideRequest, Threshold};
 use crate::store::tables::{self, DecisionRow, SampleRow};
 
@@ -24,12 +26,14 @@ pub struct Dedup {
     pub floor: Option<f64>,
     /// How clusters are made.
     pub clusters: Clusters,
-    /// Order of preference.
-    pub keep: Keep,
+    /// Order of preference; none for largest among images and first among embeddings that others made.
+    pub keep: Option<Keep>,
     /// What a row falls to.
     pub removal: Removal,
     /// Seed of every random choice.
     pub seed: u64,
+    /// Rows on each side of a tile of cosines: memory and speed, never the result.
+    pub tile: usize,
 }
 
 impl Default for Dedup {
@@ -39,9 +43,10 @@ impl Default for Dedup {
             eps: None,
             floor: None,
             clusters: Clusters::default(),
-            keep: Keep::Largest,
+            keep: None,
             removal: Removal::Group,
             seed: 42,
+            tile: crate::ops::tile::TILE,
         }
     }
 }
@@ -73,13 +78,17 @@ impl Dedup {
                 "--floor {floor} is below --eps {eps}; pairs are stored down to the floor"
             )));
         }
-        if self.mode == Mode::Exact && matches!(self.keep, Keep::Hard | Keep::Easy) {
-            return Err(Error::usage(format!(
-                "--keep {} needs clusters; use --dedup semantic, or another order",
-                self.keep
-            )));
+        if self.tile == 0 {
+            return Err(Error::usage("--tile 0: give at least 1"));
         }
-        Ok(())
+        match &self.keep {
+            Some(keep @ (Keep::Hard | Keep::Easy)) if self.mode == Mode::Exact => {
+                Err(Error::usage(format!(
+                    "--keep {keep} needs clusters; use --dedup semantic, or another order"
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -120,16 +129,17 @@ impl Run {
         context: Context,
     ) -> Result<Summary> {
         dedup.check()?;
-        let eps = match dedup.eps {
-            Some(eps) => eps,
-            None => self.model()?.1,
-        };
-        if let Keep::Best { score, .. } = &dedup.keep {
-            self.check_has_score(score)?;
+        let embed = self.embed_request()?;
+        let keep = self.order_of_preference(dedup, embed.imported)?;
+        let eps = dedup.eps.unwrap_or(embed.default_eps);
+        if embed.imported && dedup.eps.is_none() && dedup.mode != Mode::Off {
+            context.note(&format!(
+                "dedup: eps {eps}, for want of a model that is known; --eps X gives another"
+            ));
         }
         let decide = |eps| DecideRequest {
             eps,
-            keep: dedup.keep.to_string(),
+            keep: keep.to_string(),
             removal: dedup.removal.to_string(),
             seed: dedup.seed,
         };
@@ -141,7 +151,7 @@ impl Run {
             return self.decide(filters, context);
         }
         let samples = Samples::read(&self.dirs())?;
-        let d = self.dims()?;
+        let d = embed.dims;
         let floor = dedup.floor.unwrap_or((4.0 * eps).min(2.0));
         if floor < eps {
             return Err(Error::usage(format!(
@@ -152,8 +162,9 @@ impl Run {
             mode: dedup.mode,
             floor,
             clusters: &dedup.clusters,
-            keep: &dedup.keep,
+            keep: &keep,
             seed: dedup.seed,
+            tile: dedup.tile,
         };
         let mode = plan.settle(samples.len(), d, context);
         if let Some(stored) = &self.file.dedup
@@ -163,7 +174,7 @@ impl Run {
             // A floor that nobody asked for need not be the one that the pairs were stored to.
             plan.floor = stored.floor;
         }
-        let request = plan.request(mode, samples.len())?;
+        let request = plan.request(mode, samples.len(), d)?;
         let stored = self.file.dedup.take();
         if stored.as_ref() != Some(&request) {
             // While the folder is being made, run.json does not claim that it is there.
@@ -180,6 +191,23 @@ impl Run {
         self.file.dedup = Some(request);
         self.file.decide = Some(decide(Some(eps)));
         self.decide_over(samples, filters, context)
+    }
+
+    /// The order asked for, or the default.
+    fn order_of_preference(&self, dedup: &Dedup, imported: bool) -> Result<Keep> {
+        match &dedup.keep {
+            None if imported => Ok(Keep::First),
+            None => Ok(Keep::Largest),
+            Some(Keep::Largest) if imported => Err(Error::usage(
+                "--keep largest: embeddings without images have no sizes; use first, random, hard, easy or best:NAME",
+            )),
+            Some(keep) => {
+                if let Keep::Best { score, .. } = keep {
+                    self.check_has_score(score)?;
+                }
+                Ok(keep.clone())
+            }
+        }
     }
 
     fn check_has_score(&self, name: &str) -> Result<()> {
@@ -238,7 +266,7 @@ impl Run {
             .iter()
             .map(|(name, values)| (name.clone(), samples.spread(values)))
             .collect();
-        self.store_decisions(&rows, &columns, &removed)?;
+        self.store_decisions(samples.id_type, &rows, &columns, &removed)?;
         self.count(&rows, filters);
         running.advance(rows.len() as u64)?;
         self.took(Stage::Decide, running.finish());
@@ -265,23 +293,24 @@ impl Run {
         let removal: Removal = removal.parse().map_err(damaged)?;
         let order = duplicates::order(&self.home, &self.dirs(), samples, &keep, *seed)?;
         let mut graph = PairGraph::new(samples.len(), *eps)?;
-        duplicates::read_pairs(&self.home, samples, |pairs| Ok(graph.add(pairs)?))?;
+        pairs::read_pairs(&self.home, samples, |pairs| Ok(graph.add(pairs)?))?;
         Ok(graph.decide(survivors, &[], &order, removal)?)
     }
 
     fn store_decisions(
         &mut self,
+        kind: IdType,
         rows: &[DecisionRow],
         scores: &[(String, Vec<Option<f32>>)],
         removed: &[(&str, &str, f64)],
     ) -> Result<()> {
         if self.file.dedup.is_some() {
-            let table = tables::matched_to_batch(["id", "kept_id", "cosine"], removed)?;
+            let table = tables::matched_to_batch(kind, ["id", "kept_id", "cosine"], removed)?;
             atomic::write_parquet(self.home.path("duplicates/removed.parquet"), &table)?;
         }
         let path = self.home.path("decisions.parquet");
         let before = std::fs::read(&path).ok();
-        atomic::write_parquet(&path, &tables::decisions_to_batch(rows, scores)?)?;
+        atomic::write_parquet(&path, &tables::decisions_to_batch(kind, rows, scores)?)?;
         if before != std::fs::read(&path).ok() {
             // The set in curated/, if there is one, is not that of these decisions any more.
             self.file.write = None;

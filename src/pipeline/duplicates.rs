@@ -1,7 +1,8 @@
 //! Embeddings -> clusters and pairs: `clusters/` and `duplicates/`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::pairs::PairFiles;
 use super::progress::{Context, Stage};
 use super::set::{Samples, read_clusters, read_embeddings, read_scores};
 use crate::atomic;
@@ -15,9 +16,6 @@ use crate::error::{Error, Result};
 use crate::ops::tile::Pair;
 use crate::store::run_file::{ClusterRequest, DedupRequest};
 use crate::store::{RunDir, Table, tables};
-
-/// Pairs in a file of `duplicates/`.
-const PAIRS_A_FILE: usize = 1 << 20;
 
 const CENTROIDS: &str = "clusters/centroids.safetensors";
 
@@ -102,6 +100,8 @@ pub(super) struct Plan<'a> {
     pub clusters: &'a Clusters,
     pub keep: &'a Keep,
     pub seed: u64,
+    /// Rows on each side of a tile; never changes a result.
+    pub tile: usize,
 }
 
 impl Plan<'_> {
@@ -134,10 +134,10 @@ impl Plan<'_> {
     }
 
     /// As it goes into `run.json`.
-    pub(super) fn request(&self, mode: Mode, n: usize) -> Result<DedupRequest> {
+    pub(super) fn request(&self, mode: Mode, n: usize, d: usize) -> Result<DedupRequest> {
         let semantic = mode == Mode::Semantic;
         let clusters = if semantic {
-            Some(self.cluster_request(n)?)
+            Some(self.cluster_request(n, d)?)
         } else {
             None
         };
@@ -149,15 +149,20 @@ impl Plan<'_> {
         })
     }
 
-    fn cluster_request(&self, n: usize) -> Result<ClusterRequest> {
+    fn cluster_request(&self, n: usize, d: usize) -> Result<ClusterRequest> {
         let c = self.clusters;
         let digest = |path: &PathBuf| -> Result<String> {
             Ok(sha256_hex(
                 std::fs::read(path).map_err(Error::io("read", path))?,
             ))
         };
+        let clusters = match (c.clusters, &c.centroids) {
+            (Some(k), _) => k,
+            (None, Some(path)) => read_centroids(path, d)?.len() / d,
+            (None, None) => kmeans::clusters_auto(n),
+        };
         Ok(ClusterRequest {
-            clusters: c.clusters.unwrap_or_else(|| kmeans::clusters_auto(n)),
+            clusters,
             init: c.init.as_str().into(),
             centroids: c.centroids.as_ref().map(digest).transpose()?,
             iterations: c.iterations,
@@ -185,12 +190,7 @@ pub(super) fn find(
     let mut running = context.begin(Stage::Dedup, None);
     let matrix = read_embeddings(dirs, samples, d)?;
     context.check()?;
-    let mut pairs = PairFiles {
-        home,
-        samples,
-        held: Vec::new(),
-        files: 0,
-    };
+    let mut pairs = PairFiles::new(home, samples);
     let mut take = |block: &[Pair]| {
         running.advance(block.len() as u64)?;
         pairs.take(block)
@@ -200,14 +200,14 @@ pub(super) fn find(
     } else if mode == Mode::Exact {
         let params = exact::Params {
             floor: plan.floor,
-            ..exact::Params::default()
+            tile: plan.tile,
         };
         ExactPairs::new(&matrix, d, params)?.for_each(&mut take)?;
     } else {
         let params = semantic::Params {
             kmeans: kmeans_params(plan, d)?,
             floor: plan.floor,
-            ..semantic::Params::default()
+            tile: plan.tile,
         };
         let dedup = SemanticDedup::fit(&matrix, d, params)?;
         write_clusters(home, samples, &matrix, &dedup)?;
@@ -234,6 +234,7 @@ pub(super) fn match_anew(
         let (labels, _) = read_clusters(home, samples)?;
         let params = semantic::Params {
             floor: plan.floor,
+            tile: plan.tile,
             ..semantic::Params::default()
         };
         let dedup = SemanticDedup::with_clusters(&matrix, d, centroids, labels, params)?;
@@ -261,8 +262,21 @@ fn kmeans_params(plan: &Plan, d: usize) -> Result<kmeans::Params> {
     })
 }
 
-/// Centroids `[k, d]` from a safetensors file with a tensor `centroids`, such as a run's own.
-fn read_centroids(path: &std::path::Path, d: usize) -> Result<Vec<f32>> {
+/// Centroids `[k, d]` from a `.npy`, or from a safetensors file with a tensor `centroids`, such as a run's own.
+fn read_centroids(path: &Path, d: usize) -> Result<Vec<f32>> {
+    let unfit = |shape: &[usize]| {
+        Error::usage(format!(
+            "{}: centroids are {shape:?}, the embeddings ask for [k, {d}]",
+            path.display()
+        ))
+    };
+    if path.extension().is_some_and(|e| e == "npy") {
+        let (k, width, centroids) = crate::read::read_matrix(path)?;
+        return match (k, width) {
+            (1.., width) if width == d => Ok(centroids),
+            _ => Err(unfit(&[k, width])),
+        };
+    }
     let weights = Weights::open_file(path)?;
     let shape = weights
         .shape("centroids")
@@ -271,10 +285,7 @@ fn read_centroids(path: &std::path::Path, d: usize) -> Result<Vec<f32>> {
         [k, width] if width == d && k > 0 => {
             Ok(weights.get("centroids", &shape)?.flatten_all()?.to_vec1()?)
         }
-        _ => Err(Error::usage(format!(
-            "{}: centroids are {shape:?}, the embeddings ask for [k, {d}]",
-            path.display()
-        ))),
+        _ => Err(unfit(&shape)),
     }
 }
 
@@ -310,6 +321,7 @@ fn write_clusters(
             .map(|row| samples.sample(row).id.as_str())
             .collect();
         let table = tables::clusters_to_batch(
+            samples.id_type,
             &ids,
             &kmeans.labels[rows.clone()],
             &cosine[rows.clone()],
@@ -336,7 +348,8 @@ fn write_matches(
         .map(|row| (*row, &matches[*row as usize]))
         .map(|(row, m)| (id(row), id(m.row), m.cosine))
         .collect();
-    let table = tables::matched_to_batch(["id", "max_id", "cosine_sim_score"], &rows)?;
+    let table =
+        tables::matched_to_batch(samples.id_type, ["id", "max_id", "cosine_sim_score"], &rows)?;
     atomic::write_parquet(home.path("duplicates/matches.parquet"), &table)
 }
 
@@ -352,9 +365,15 @@ pub(super) fn order(
     seed: u64,
 ) -> Result<Vec<u64>> {
     let n = samples.len();
+    if n == 0 {
+        return Ok(Vec::new());
+    }
     let rows = || (0..n).map(|row| samples.sample(row));
     let mut by_id: Vec<usize> = (0..n).collect();
-    by_id.sort_unstable_by_key(|row| &samples.sample(*row).id);
+    let keys: Vec<_> = rows()
+        .map(|row| samples.id_type.sort_key(&row.id))
+        .collect();
+    by_id.sort_unstable_by_key(|row| keys[*row]);
     let mut id_rank = vec![0; n];
     by_id
         .iter()
@@ -390,86 +409,4 @@ pub(super) fn order(
             seed,
         },
     )?)
-}
-
-/// Writes pairs in files of [`PAIRS_A_FILE`].
-struct PairFiles<'a> {
-    home: &'a RunDir,
-    samples: &'a Samples,
-    held: Vec<Pair>,
-    files: usize,
-}
-
-impl PairFiles<'_> {
-    fn take(&mut self, block: &[Pair]) -> Result<()> {
-        for pair in block {
-            self.held.push(*pair);
-            if self.held.len() == PAIRS_A_FILE {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes what is held; the first file even when it is empty.
-    fn finish(&mut self) -> Result<()> {
-        if self.files == 0 || !self.held.is_empty() {
-            self.flush()
-        } else {
-            Ok(())
-        }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let id = |row: u64| self.samples.sample(row as usize).id.as_str();
-        let a: Vec<_> = self.held.iter().map(|p| id(p.a)).collect();
-        let b: Vec<_> = self.held.iter().map(|p| id(p.b)).collect();
-        let cosine: Vec<_> = self.held.iter().map(|p| p.cosine).collect();
-        let identical: Vec<_> = self.held.iter().map(|p| p.identical).collect();
-        let table = tables::pairs_to_batch(&a, &b, &cosine, &identical)?;
-        atomic::write_parquet(
-            self.home
-                .path(&format!("duplicates/pairs-{:05}.parquet", self.files)),
-            &table,
-        )?;
-        self.files += 1;
-        self.held.clear();
-        Ok(())
-    }
-}
-
-/// Calls `each` with the stored pairs, file by file, as row numbers.
-///
-/// # Errors
-/// [`Error::Run`] where a file is damaged or names an id that is not in the set.
-pub(super) fn read_pairs(
-    home: &RunDir,
-    samples: &Samples,
-    mut each: impl FnMut(&[Pair]) -> Result<()>,
-) -> Result<()> {
-    let rows = samples.by_id();
-    for file in 0.. {
-        let path = home.path(&format!("duplicates/pairs-{file:05}.parquet"));
-        if !path.is_file() {
-            return Ok(());
-        }
-        let mut block = Vec::new();
-        tables::for_each_pair(&atomic::read_parquet(&path)?, |a, b, cosine, identical| {
-            let row = |id: &str| {
-                rows.get(id)
-                    .copied()
-                    .ok_or_else(|| format!("names {id}, which is not in the set"))
-            };
-            block.push(Pair {
-                a: row(a)?,
-                b: row(b)?,
-                cosine,
-                identical,
-            });
-            Ok(())
-        })
-        .map_err(|reason| Error::run(&path, reason))?;
-        each(&block)?;
-    }
-    Ok(())
 }

@@ -7,6 +7,9 @@ mod curated;
 mod decide;
 mod duplicates;
 mod embed;
+mod import;
+mod open;
+mod pairs;
 mod progress;
 mod run;
 mod set;
@@ -17,6 +20,7 @@ use std::sync::atomic::AtomicBool;
 pub use curated::Shards;
 pub use decide::{Candidate, Dedup, Filter};
 pub use duplicates::{Clusters, InitKind, Mode};
+pub use import::Import;
 pub use progress::{Context, Event, Observer, Running, Stage};
 pub use run::{Run, Summary, check_dims, check_score_name};
 
@@ -26,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::heads::Scorer;
 use crate::read::{Inputs, Options, Partition, Reader};
 use crate::store::RunDir;
+use crate::store::ids::IdType;
 use crate::store::run_file::{Bound, EmbedRequest, RunFile, Threshold};
 
 /// Samples a part by default.
@@ -322,9 +327,11 @@ impl Pipeline {
         };
         dedup.check()?;
         match &dedup.keep {
-            crate::dedup::decide::Keep::Best { score, .. } if !named(score) => Err(Error::usage(
-                format!("--keep best:{score}: no head makes that score; add --head {score}=..."),
-            )),
+            Some(crate::dedup::decide::Keep::Best { score, .. }) if !named(score) => {
+                Err(Error::usage(format!(
+                    "--keep best:{score}: no head makes that score; add --head {score}=..."
+                )))
+            }
             _ => Ok(()),
         }
     }
@@ -342,6 +349,9 @@ impl Pipeline {
             content: self.inputs.describe(),
             partition: self.partition.map(|p| p.to_string()),
             id_column: self.options.id_column.clone(),
+            embedding_column: None,
+            imported: false,
+            id_type: IdType::String,
             model: embedder.name().into(),
             fingerprint: embedder.fingerprint(),
             dims: embedder.dims(),
@@ -351,38 +361,8 @@ impl Pipeline {
             batch_size: cut.batch_size,
             default_eps: embedder.default_eps(),
         };
-        let dir = RunDir::create(out)?;
-        if let Some(file) = dir.read_run_file()? {
-            let difference = match &file.embed {
-                Some(earlier) => earlier.difference(&request),
-                None => Some("it is a set of other runs".into()),
-            };
-            match difference {
-                None => {
-                    let parts = dir.parts();
-                    if parts > 0 {
-                        context.note(&format!(
-                            "{}: going on after {parts} finished parts",
-                            out.display()
-                        ));
-                    }
-                    return Ok((dir, file));
-                }
-                Some(difference) if !self.overwrite => {
-                    return Err(Error::usage(format!(
-                        "{} holds another run: {difference}; give a new --out, or --overwrite to begin anew",
-                        out.display()
-                    )));
-                }
-                Some(_) => {}
-            }
-        }
-        dir.clear()?;
-        let file = RunFile {
-            embed: Some(request),
-            ..RunFile::default()
-        };
-        if let Some(lines) = self.inputs.stdin_list() {
+        let (dir, file, anew) = open::open(out, request, self.overwrite, context)?;
+        if anew && let Some(lines) = self.inputs.stdin_list() {
             crate::atomic::write(dir.path("stdin.txt"), |out| {
                 lines.iter().try_for_each(|line| {
                     std::io::Write::write_all(out, format!("{line}\n").as_bytes())

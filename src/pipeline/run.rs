@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::heads::Scorer;
 use crate::manifest;
 use crate::read::Inputs;
-use crate::store::run_file::{RunFile, ScoreRequest, Threshold};
+use crate::store::run_file::{EmbedRequest, RunFile, ScoreRequest, Threshold};
 use crate::store::{RunDir, Table, tables};
 
 /// The counts at the end of a run.
@@ -134,6 +134,7 @@ impl Run {
             let embed = run.file.embed.as_ref();
             embed.map(|e| (e.fingerprint.clone(), e.dims, e.dtype.clone()))
         };
+        let id_type = |run: &Run| run.file.embed.as_ref().map(|e| e.id_type);
         let path = self.home.root().display();
         let difference = if self.is_set() {
             return Err(Error::usage(format!(
@@ -141,6 +142,8 @@ impl Run {
             )));
         } else if model(self) != model(other) {
             "model or precision"
+        } else if id_type(self) != id_type(other) {
+            "type of ids"
         } else if self.file.scores != other.file.scores {
             "scores; clipsift score on each with the same heads makes them alike"
         } else if self.file.thresholds != other.file.thresholds {
@@ -203,16 +206,11 @@ impl Run {
         !self.members.is_empty()
     }
 
-    /// d, and the default eps of the model, of the first member where there are several.
-    pub(super) fn model(&self) -> Result<(usize, f64)> {
-        let of = |file: &RunFile| {
-            file.embed
-                .as_ref()
-                .map(|embed| (embed.dims, embed.default_eps))
-        };
+    /// What fixes the parts; of the first member where there are several.
+    pub(super) fn embed_request(&self) -> Result<EmbedRequest> {
         let known = match self.members.first() {
-            None => of(&self.file),
-            Some(member) => member.read_run_file()?.as_ref().and_then(of),
+            None => self.file.embed.clone(),
+            Some(member) => member.read_run_file()?.and_then(|file| file.embed),
         };
         known.ok_or_else(|| {
             Error::run(
@@ -227,7 +225,7 @@ impl Run {
     /// # Errors
     /// [`Error::Run`] where `run.json` does not say.
     pub fn dims(&self) -> Result<usize> {
-        Ok(self.model()?.0)
+        Ok(self.embed_request()?.dims)
     }
 
     /// Scores all stored embeddings; parts that have the score of the same head already are passed over. Another head under
@@ -281,7 +279,10 @@ impl Run {
                     got,
                 ));
             }
-            atomic::write_parquet(&path, &tables::scores_to_batch(&embeddings.ids, &scores)?)?;
+            atomic::write_parquet(
+                &path,
+                &tables::scores_to_batch(embeddings.id_type, &embeddings.ids, &scores)?,
+            )?;
             running.advance(scores.len() as u64)?;
         }
         self.took(Stage::Score, running.finish());
@@ -406,7 +407,13 @@ fn digest_of(members: &[RunDir]) -> Result<String> {
     let mut hash = Sha256::new();
     for dir in members {
         let file = dir.read_run_file()?.unwrap_or_default();
-        hash.update(file.embed.map(|e| e.fingerprint).unwrap_or_default());
+        if let Some(embed) = file.embed {
+            hash.update(embed.fingerprint);
+            if embed.imported {
+                // Of images the samples have a sha256 each.
+                embed.content.iter().for_each(|line| hash.update(line));
+            }
+        }
         file.scores
             .iter()
             .for_each(|s| hash.update(format!("{}={}", s.name, s.fingerprint)));

@@ -181,7 +181,7 @@ impl RunDir {
         atomic::write_parquet(self.part(Table::Embeddings, index), &embeddings.to_batch()?)?;
         atomic::write_parquet(
             self.part(Table::Samples, index),
-            &tables::samples_to_batch(samples)?,
+            &tables::samples_to_batch(samples, embeddings.id_type)?,
         )
     }
 
