@@ -4,6 +4,7 @@ mod common;
 mod curate;
 mod decode;
 mod dedup_core;
+mod embeddings;
 mod faults;
 mod heads;
 mod read;
