@@ -602,10 +602,8 @@ fn rows_without_a_direction_are_bad_samples_with_a_reason() {
     let (file, run) = (place.npy("rows.npy", &rows), place.at("run"));
     for mode in ["exact", "semantic --clusters 2"] {
         let stdout = good(&format!("dedup {file} --out {run} --dedup {mode}"));
-        assert!(
-            stdout.contains("bad                             3"),
-            "{stdout}"
-        );
+        let bad = stdout.lines().find(|line| line.starts_with("bad"));
+        assert_eq!(bad.unwrap().split_whitespace().last(), Some("3"));
         let bad = "its embedding holds a NaN or an infinity";
         assert_eq!(
             errors(&run),
