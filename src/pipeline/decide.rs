@@ -201,22 +201,15 @@ impl Run {
             Some(Keep::Largest) if imported => Err(Error::usage(
                 "--keep largest: embeddings without images have no sizes; use first, random, hard, easy or best:NAME",
             )),
-            Some(keep) => {
-                if let Keep::Best { score, .. } = keep {
-                    self.check_has_score(score)?;
-                }
-                Ok(keep.clone())
+            Some(Keep::Best { score: name, .. })
+                if !self.file.scores.iter().any(|s| s.name == *name) =>
+            {
+                Err(Error::usage(format!(
+                    "--keep best:{name}: the run has no score {name}; add it with --head {name}=..."
+                )))
             }
+            Some(keep) => Ok(keep.clone()),
         }
-    }
-
-    fn check_has_score(&self, name: &str) -> Result<()> {
-        if self.file.scores.iter().any(|s| s.name == name) {
-            return Ok(());
-        }
-        Err(Error::usage(format!(
-            "--keep best:{name}: the run has no score {name}; add it with --head {name}=..."
-        )))
     }
 
     /// Makes `decisions.parquet` and `duplicates/removed.parquet` from what is stored: thresholds and filters first, then

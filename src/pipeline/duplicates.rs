@@ -1,12 +1,12 @@
 //! Embeddings -> clusters and pairs: `clusters/` and `duplicates/`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::centroids::read_centroids;
 use super::pairs::PairFiles;
 use super::progress::{Context, Stage};
 use super::set::{Samples, read_clusters, read_embeddings, read_scores};
 use crate::atomic;
-use crate::clip::weights::Weights;
 use crate::dedup::decide::{Keep, RankKeys, id_hash, rank};
 use crate::dedup::exact::{self, ExactPairs};
 use crate::dedup::kmeans::{self, Init};
@@ -260,33 +260,6 @@ fn kmeans_params(plan: &Plan, d: usize) -> Result<kmeans::Params> {
         fit_fraction: c.fit_fraction,
         restarts: c.restarts,
     })
-}
-
-/// Centroids `[k, d]` from a `.npy`, or from a safetensors file with a tensor `centroids`, such as a run's own.
-fn read_centroids(path: &Path, d: usize) -> Result<Vec<f32>> {
-    let unfit = |shape: &[usize]| {
-        Error::usage(format!(
-            "{}: centroids are {shape:?}, the embeddings ask for [k, {d}]",
-            path.display()
-        ))
-    };
-    if path.extension().is_some_and(|e| e == "npy") {
-        let (k, width, centroids) = crate::read::read_matrix(path)?;
-        return match (k, width) {
-            (1.., width) if width == d => Ok(centroids),
-            _ => Err(unfit(&[k, width])),
-        };
-    }
-    let weights = Weights::open_file(path)?;
-    let shape = weights
-        .shape("centroids")
-        .ok_or_else(|| Error::usage(format!("{}: has no tensor centroids", path.display())))?;
-    match shape[..] {
-        [k, width] if width == d && k > 0 => {
-            Ok(weights.get("centroids", &shape)?.flatten_all()?.to_vec1()?)
-        }
-        _ => Err(unfit(&shape)),
-    }
 }
 
 fn write_clusters(
