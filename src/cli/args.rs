@@ -157,6 +157,9 @@ pub(crate) struct DedupArgs {
     /// Where the decisions over several runs go, or the run directory that is made of embeddings by others
     #[arg(long, value_name = "RUN")]
     pub out: Option<PathBuf>,
+    /// Only print what each of these eps would remove, from the pairs that a run has stored
+    #[arg(long, value_name = "X,Y,...", value_delimiter = ',')]
+    pub sweep: Vec<f64>,
     #[command(flatten)]
     pub dedup: DedupFlags,
     #[command(flatten)]

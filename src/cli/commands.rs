@@ -179,6 +179,9 @@ pub(crate) fn dedup(
     thresholds: Thresholds,
     terminal: &Terminal,
 ) -> Result<ExitCode> {
+    if !args.sweep.is_empty() {
+        return sweep(&args);
+    }
     let dedup = args.dedup.to_dedup()?;
     with_context(terminal, |context| {
         let mut run = match import(&args.runs, args.out.as_deref(), &args.import, context)? {
@@ -192,6 +195,21 @@ pub(crate) fn dedup(
         print_summary(&run, &summary);
         Ok(())
     })
+}
+
+/// The table of what other eps would remove, on stdout.
+fn sweep(args: &DedupArgs) -> Result<ExitCode> {
+    let ([path], None) = (&args.runs[..], &args.out) else {
+        return Err(Error::usage(
+            "--sweep reads the pairs of one run directory and changes nothing: give that alone",
+        ));
+    };
+    let rows = Run::open(path)?.sweep(&args.sweep)?;
+    println!("{:>8} {:>12} {:>12}", "eps", "duplicates", "kept");
+    for row in rows {
+        println!("{:>8} {:>12} {:>12}", row.eps, row.duplicates, row.kept);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A run, or several as one set.

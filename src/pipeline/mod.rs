@@ -14,6 +14,7 @@ mod pairs;
 mod progress;
 mod run;
 mod set;
+mod sweep;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -24,6 +25,7 @@ pub use duplicates::{Clusters, InitKind, Mode};
 pub use import::Import;
 pub use progress::{Context, Event, Observer, Running, Stage};
 pub use run::{Run, Summary, check_dims, check_score_name};
+pub use sweep::Swept;
 
 use crate::clip::Embedder;
 use crate::decode::Limits;

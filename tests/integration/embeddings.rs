@@ -856,3 +856,30 @@ fn a_damaged_parquet_is_an_error_and_never_a_panic() {
         assert!(matches!(code, Some(0..=2)), "byte {at}: {code:?} {words}");
     }
 }
+
+#[test]
+fn a_sweep_says_what_each_eps_would_remove_and_changes_nothing() {
+    let place = Place::new();
+    let (rows, run) = (place.npy("rows.npy", &SIX), place.at("run"));
+    let words = fails(2, &format!("dedup {rows} --out {run} --sweep 0.1"));
+    assert!(words.contains("one run directory"), "{words}");
+    good(&format!("dedup {rows} --out {run} --floor 0.04"));
+    let before = crate::common::tree(Path::new(&run));
+    let swept = good(&format!("dedup {run} --sweep 0,.001,.01,.03"));
+    let mut lines = swept.lines().skip(1);
+    for eps in ["0", "0.001", "0.01", "0.03"] {
+        let again = place.at(&format!("at-{eps}"));
+        good(&format!("dedup {rows} --out {again} --eps {eps}"));
+        let count = |reason: &str| reasons(&again).iter().filter(|r| *r == reason).count();
+        let expected = [
+            eps.to_string(),
+            count("duplicate").to_string(),
+            count("kept").to_string(),
+        ];
+        let got: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
+        assert_eq!(got, expected);
+    }
+    assert!(before == crate::common::tree(Path::new(&run)));
+    let words = fails(2, &format!("dedup {run} --sweep 0.05"));
+    assert!(words.contains("--floor 0.05"), "{words}");
+}
