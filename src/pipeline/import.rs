@@ -52,6 +52,18 @@ impl Run {
         if import.part_size == 0 {
             return Err(Error::usage("a part size of 0: give at least 1"));
         }
+        if let Ok(root) = out.canonicalize() {
+            let inside = |name: &&String| {
+                let path = Path::new(name).canonicalize();
+                path.is_ok_and(|path| path.starts_with(&root))
+            };
+            if let Some(name) = files.names().iter().find(inside) {
+                return Err(Error::usage(format!(
+                    "{name} lies in the --out {}, whose files come and go; give another folder",
+                    out.display()
+                )));
+            }
+        }
         let dtype = if files.is_half() {
             DType::F16
         } else {
