@@ -141,27 +141,55 @@ pub(crate) struct EmbedArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ScoreArgs {
-    /// Run directories
-    #[arg(required = true, value_name = "RUN")]
+    /// Run directories, or embeddings made by others: .npy and .parquet files, together one set
+    #[arg(required = true, value_name = "RUN|EMB")]
     pub runs: Vec<PathBuf>,
+    /// The run directory that is made of embeddings by others
+    #[arg(long, value_name = "RUN")]
+    pub out: Option<PathBuf>,
     #[command(flatten)]
     pub heads: HeadFlags,
     #[command(flatten)]
     pub bounds: BoundFlags,
+    #[command(flatten)]
+    pub import: ImportFlags,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DedupArgs {
-    /// Run directories
-    #[arg(required = true, value_name = "RUN")]
+    /// Run directories, or embeddings made by others: .npy and .parquet files, together one set
+    #[arg(required = true, value_name = "RUN|EMB")]
     pub runs: Vec<PathBuf>,
-    /// Where the decisions over several runs go
+    /// Where the decisions over several runs go, or the run directory that is made of embeddings by others
     #[arg(long, value_name = "RUN")]
     pub out: Option<PathBuf>,
+    /// Only print what each of these eps would remove, from the pairs that a run has stored
+    #[arg(long, value_name = "X,Y,...", value_delimiter = ',')]
+    pub sweep: Vec<f64>,
     #[command(flatten)]
     pub dedup: DedupFlags,
     #[command(flatten)]
     pub bounds: BoundFlags,
+    #[command(flatten)]
+    pub import: ImportFlags,
+}
+
+/// How embeddings made by others are read.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Embeddings made by others")]
+pub(crate) struct ImportFlags {
+    /// The column of a parquet that holds the ids; id by default
+    #[arg(long, value_name = "COLUMN")]
+    pub id_column: Option<String>,
+    /// The column of a parquet that holds the embeddings; by default embedding, or the only one of lists of floats
+    #[arg(long, value_name = "COLUMN")]
+    pub embedding_column: Option<String>,
+    /// Rows a part
+    #[arg(long, default_value_t = clipsift::pipeline::PART_SIZE, value_name = "N")]
+    pub part_size: usize,
+    /// Replace an earlier run of another request in --out
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 #[derive(Debug, Args)]
@@ -258,7 +286,7 @@ pub(crate) struct DedupFlags {
     /// How the first centroids are chosen
     #[arg(long, value_enum, default_value = "k-means++")]
     pub init: Init,
-    /// A safetensors file with a tensor `centroids` [k, d] to begin from
+    /// Centroids [k, d] to begin from: a .npy, or a safetensors file with a tensor `centroids`
     #[arg(long, value_name = "FILE")]
     pub centroids: Option<PathBuf>,
     /// Fits to choose the best of
@@ -276,12 +304,16 @@ pub(crate) struct DedupFlags {
     /// Seed of every random choice
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
-    /// Order of preference: largest, first, random, hard, easy, best:NAME or best:NAME:asc
-    #[arg(long, default_value = "largest")]
-    pub keep: Keep,
+    /// Order of preference: largest, first, random, hard, easy, best:NAME or best:NAME:asc; by default largest among images, first
+    /// among embeddings made by others
+    #[arg(long)]
+    pub keep: Option<Keep>,
     /// group: drop what lies within eps of a kept sample; chain: of any earlier sample, kept or not
     #[arg(long, default_value = "group")]
     pub removal: Removal,
+    /// Rows on each side of a tile of cosines; never changes a result
+    #[arg(long, hide = true, default_value_t = clipsift::dedup::exact::Params::default().tile)]
+    pub tile: usize,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

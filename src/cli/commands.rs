@@ -8,12 +8,13 @@ use std::sync::Arc;
 use clipsift::clip::BUILTIN;
 use clipsift::pipeline::{Context, Run, Summary};
 use clipsift::read::Options;
+use clipsift::read::embeddings::Embeddings;
 use clipsift::{Clip, Device, Embedder, Error, Head, Pipeline, Result, Scorer, manifest};
 
 use super::STOP;
 use super::args::{
-    CurateArgs, DedupArgs, EmbedArgs, FilterArgs, ModelsArgs, ModelsCommand, ReportArgs, ScoreArgs,
-    WriteArgs,
+    CurateArgs, DedupArgs, EmbedArgs, FilterArgs, HeadFlags, ImportFlags, ModelsArgs,
+    ModelsCommand, ReportArgs, ScoreArgs, WriteArgs,
 };
 use super::flags::{self, Thresholds};
 use super::terminal::Terminal;
@@ -121,26 +122,78 @@ pub(crate) fn score(
         ));
     }
     with_context(terminal, |context| {
-        for path in &args.runs {
-            let mut run = Run::open(path)?;
-            let heads = flags::heads(&args.heads, &path.display().to_string(), run.dims()?)?;
-            for (name, head) in &heads {
-                clipsift::pipeline::check_dims(name, head, run.dims()?)?;
-            }
-            for (name, head) in &heads {
-                run.score(name, head, context)?;
-            }
-            let mut summary = run.summary()?;
-            if !thresholds.0.is_empty() {
-                run.set_thresholds(thresholds.0.clone())?;
-                if summary.decided {
-                    summary = run.decide(&[], context)?;
-                }
-            }
-            print_summary(&run, &summary);
+        if let Some(run) = import(&args.runs, args.out.as_deref(), &args.import, context)? {
+            return score_one(run, &args.heads, &thresholds, context);
         }
-        Ok(())
+        if args.out.is_some() {
+            return Err(Error::usage(
+                "--out is for embeddings that others made; scores of a run stand in the run",
+            ));
+        }
+        args.runs
+            .iter()
+            .try_for_each(|path| score_one(Run::open(path)?, &args.heads, &thresholds, context))
     })
+}
+
+fn score_one(
+    mut run: Run,
+    flags: &HeadFlags,
+    thresholds: &Thresholds,
+    context: Context,
+) -> Result<()> {
+    let name = run.root().display().to_string();
+    let heads = flags::heads(flags, &name, run.dims()?)?;
+    for (name, head) in &heads {
+        clipsift::pipeline::check_dims(name, head, run.dims()?)?;
+    }
+    for (name, head) in &heads {
+        run.score(name, head, context)?;
+    }
+    let mut summary = run.summary()?;
+    if !thresholds.0.is_empty() {
+        run.set_thresholds(thresholds.0.clone())?;
+        if summary.decided {
+            summary = run.decide(&[], context)?;
+        }
+    }
+    print_summary(&run, &summary);
+    Ok(())
+}
+
+/// The run that is made of embeddings by others, where such files are named; none for run directories.
+fn import(
+    paths: &[PathBuf],
+    out: Option<&Path>,
+    flags: &ImportFlags,
+    context: Context,
+) -> Result<Option<Run>> {
+    let is_file = |path: &&PathBuf| {
+        let known = path
+            .extension()
+            .is_some_and(|e| e == "npy" || e == "parquet");
+        path.is_file() || known && !path.is_dir()
+    };
+    let Some(file) = paths.iter().find(is_file) else {
+        flags.check_unused()?;
+        return Ok(None);
+    };
+    if let Some(other) = paths.iter().find(|path| !is_file(path)) {
+        return Err(Error::usage(format!(
+            "{} is a file of embeddings, {} is not: give files, or run directories",
+            file.display(),
+            other.display()
+        )));
+    }
+    let out = out.ok_or_else(|| {
+        Error::usage(format!(
+            "{} is not a run directory; give --out for the one that is made of it",
+            file.display()
+        ))
+    })?;
+    let import = flags.to_import();
+    let files = Embeddings::open(paths, &import.columns)?;
+    Run::import(&files, out, &import, context).map(Some)
 }
 
 pub(crate) fn dedup(
@@ -148,21 +201,16 @@ pub(crate) fn dedup(
     thresholds: Thresholds,
     terminal: &Terminal,
 ) -> Result<ExitCode> {
+    if !args.sweep.is_empty() {
+        return sweep(&args);
+    }
     let dedup = args.dedup.to_dedup()?;
-    let mut run = match (&args.runs[..], &args.out) {
-        ([run], None) => Run::open(run)?,
-        ([run], Some(out)) if out == run => Run::open(run)?,
-        (_, None) => {
-            return Err(Error::usage(
-                "several runs are one set: give --out for what is decided about them",
-            ));
-        }
-        (runs, Some(out)) => {
-            Run::union(&runs.iter().map(AsRef::as_ref).collect::<Vec<&Path>>(), out)?
-        }
-    };
-    let reported = has_report(&run);
     with_context(terminal, |context| {
+        let mut run = match import(&args.runs, args.out.as_deref(), &args.import, context)? {
+            Some(run) => run,
+            None => one_set(&args.runs, args.out.as_deref())?,
+        };
+        let reported = has_report(&run);
         if !thresholds.0.is_empty() {
             run.set_thresholds(thresholds.0)?;
         }
@@ -171,6 +219,35 @@ pub(crate) fn dedup(
         say_report_is_gone(&run, reported, terminal);
         Ok(())
     })
+}
+
+/// The table of what other eps would remove, on stdout.
+fn sweep(args: &DedupArgs) -> Result<ExitCode> {
+    let ([path], None) = (&args.runs[..], &args.out) else {
+        return Err(Error::usage(
+            "--sweep reads the pairs of one run directory and changes nothing: give that alone",
+        ));
+    };
+    let rows = Run::open(path)?.sweep(&args.sweep)?;
+    out!("{:>8} {:>12} {:>12}", "eps", "duplicates", "kept");
+    for row in rows {
+        out!("{:>8} {:>12} {:>12}", row.eps, row.duplicates, row.kept);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A run, or several as one set.
+fn one_set(runs: &[PathBuf], out: Option<&Path>) -> Result<Run> {
+    match (runs, out) {
+        ([run], None) => Run::open(run),
+        ([run], Some(out)) if out == run => Run::open(run),
+        (_, None) => Err(Error::usage(
+            "several runs are one set: give --out for what is decided about them",
+        )),
+        (runs, Some(out)) => {
+            Run::union(&runs.iter().map(AsRef::as_ref).collect::<Vec<&Path>>(), out)
+        }
+    }
 }
 
 pub(crate) fn filter(

@@ -2,11 +2,12 @@
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use clipsift::pipeline::{Clusters, Dedup, InitKind, Mode, Shards};
+use clipsift::pipeline::{Clusters, Dedup, Import, InitKind, Mode, Shards};
+use clipsift::read::embeddings::Columns;
 use clipsift::store::run_file::{Bound, Threshold};
 use clipsift::{Error, Head, Result, manifest};
 
-use super::args::{DedupFlags, DedupMode, HeadFlags, Init, WriteFlags};
+use super::args::{DedupFlags, DedupMode, HeadFlags, ImportFlags, Init, WriteFlags};
 
 /// Thresholds in the order typed, whichever flags they came from.
 #[derive(Debug, Default)]
@@ -149,9 +150,33 @@ impl DedupFlags {
             keep: self.keep.clone(),
             removal: self.removal,
             seed: self.seed,
+            tile: self.tile,
         };
         dedup.check()?;
         Ok(dedup)
+    }
+}
+
+impl ImportFlags {
+    pub(crate) fn to_import(&self) -> Import {
+        Import {
+            columns: Columns {
+                id: self.id_column.clone(),
+                embedding: self.embedding_column.clone(),
+            },
+            part_size: self.part_size,
+            overwrite: self.overwrite,
+        }
+    }
+
+    /// What is of no use with run directories.
+    pub(crate) fn check_unused(&self) -> Result<()> {
+        if self.id_column.is_some() || self.embedding_column.is_some() || self.overwrite {
+            return Err(Error::usage(
+                "--id-column, --embedding-column and --overwrite are for embeddings that others made, not for run directories",
+            ));
+        }
+        Ok(())
     }
 }
 

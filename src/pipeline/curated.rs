@@ -114,6 +114,13 @@ impl Run {
     /// [`Error::Usage`] where there are no decisions, or the layout cannot hold the samples; [`Error::Input`] where an input has
     /// changed or is gone.
     pub fn write(&mut self, shards: &Shards, to: Option<&Path>, context: Context) -> Result<()> {
+        if self.embed_request()?.imported {
+            return Err(Error::usage(format!(
+                "{} holds embeddings without images, so there is nothing to write; what is kept stands in {}",
+                self.root().display(),
+                self.home.path("decisions.parquet").display()
+            )));
+        }
         let inputs = self
             .dirs()
             .into_iter()

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::duplicates::{self, Clusters, Mode, Plan};
+use super::dedup::Dedup;
+use super::duplicates::{self, Mode, Plan};
+use super::pairs;
 use super::progress::{Context, Stage};
 use super::report::REPORT;
 use super::run::{Run, Summary};
@@ -12,136 +14,9 @@ use crate::atomic;
 use crate::dedup::decide::{DuplicateOf, Keep, PairGraph, Removal};
 use crate::error::{Error, Result};
 use crate::sample::{Decision, Reason};
-use crate::store::run_file::{DecideRequest, Threshold};
+use crate::store::ids::IdType;
+use crate::store::run_file::{DecideRequest, DedupRequest, Threshold};
 use crate::store::tables::{self, DecisionRow, SampleRow};
-
-/// How duplicates are found and decided.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Dedup {
-    /// How to look.
-    pub mode: Mode,
-    /// A pair is a duplicate when cosine >= 1 - eps; none for the model's default.
-    pub eps: Option<f64>,
-    /// Pairs are stored down to cosine 1 - floor; none for 4 x eps.
-    pub floor: Option<f64>,
-    /// How clusters are made.
-    pub clusters: Clusters,
-    /// Order of preference.
-    pub keep: Keep,
-    /// What a row falls to.
-    pub removal: Removal,
-    /// Seed of every random choice.
-    pub seed: u64,
-}
-
-impl Default for Dedup {
-    fn default() -> Dedup {
-        Dedup {
-            mode: Mode::Auto,
-            eps: None,
-            floor: None,
-            clusters: Clusters::default(),
-            keep: Keep::Largest,
-            removal: Removal::Group,
-            seed: 42,
-        }
-    }
-}
-
-impl Dedup {
-    /// Sets the order of preference.
-    pub fn keep(self, keep: Keep) -> Dedup {
-        Dedup { keep, ..self }
-    }
-
-    /// Sets what a row falls to.
-    pub fn removal(self, removal: Removal) -> Dedup {
-        Dedup { removal, ..self }
-    }
-
-    /// Sets how far down pairs are stored, for a larger eps later.
-    pub fn floor(self, floor: f64) -> Dedup {
-        Dedup {
-            floor: Some(floor),
-            ..self
-        }
-    }
-
-    /// Sets how clusters are made.
-    pub fn clusters(self, clusters: Clusters) -> Dedup {
-        Dedup { clusters, ..self }
-    }
-
-    /// No looking for duplicates.
-    pub fn off() -> Dedup {
-        Dedup {
-            mode: Mode::Off,
-            ..Dedup::default()
-        }
-    }
-
-    /// # Errors
-    /// [`Error::Usage`] for what contradicts itself, whatever the data.
-    pub fn check(&self) -> Result<()> {
-        let range = |name: &str, value: Option<f64>| match value {
-            Some(x) if !(0.0..=2.0).contains(&x) => Err(Error::usage(format!(
-                "--{name} {x}: give a number in 0..=2"
-            ))),
-            _ => Ok(()),
-        };
-        self.clusters.check()?;
-        range("eps", self.eps)?;
-        range("floor", self.floor)?;
-        if let (Some(eps), Some(floor)) = (self.eps, self.floor)
-            && floor < eps
-        {
-            return Err(Error::usage(format!(
-                "--floor {floor} is below --eps {eps}; pairs are stored down to the floor"
-            )));
-        }
-        let clusterless = matches!(self.mode, Mode::Exact | Mode::Off);
-        if clusterless && self.clusters.asked_for() {
-            return Err(Error::usage(
-                "--clusters and --centroids are for --dedup semantic; leave them out, or the other mode",
-            ));
-        }
-        if clusterless && matches!(self.keep, Keep::Hard | Keep::Easy) {
-            return Err(Error::usage(format!(
-                "--keep {} needs clusters; use --dedup semantic, or another order",
-                self.keep
-            )));
-        }
-        Ok(())
-    }
-}
-
-/// Duplicates among every pair of the set: `Exact::within(0.02).keep(Keep::Largest)`.
-pub enum Exact {}
-
-impl Exact {
-    /// Two samples are duplicates when cosine >= 1 - eps.
-    pub fn within(eps: f64) -> Dedup {
-        Dedup {
-            mode: Mode::Exact,
-            eps: Some(eps),
-            ..Dedup::default()
-        }
-    }
-}
-
-/// Duplicates inside clusters: `Semantic::within(0.02)`.
-pub enum Semantic {}
-
-impl Semantic {
-    /// Two samples of a cluster are duplicates when cosine >= 1 - eps.
-    pub fn within(eps: f64) -> Dedup {
-        Dedup {
-            mode: Mode::Semantic,
-            eps: Some(eps),
-            ..Dedup::default()
-        }
-    }
-}
 
 /// What is known of a good sample when it is decided about; what [`crate::Pipeline::keep_if`] is shown.
 #[derive(Clone, Copy)]
@@ -180,16 +55,17 @@ impl Run {
         context: Context,
     ) -> Result<Summary> {
         dedup.check()?;
-        let eps = match dedup.eps {
-            Some(eps) => eps,
-            None => self.model()?.1,
-        };
-        if let Keep::Best { score, .. } = &dedup.keep {
-            self.check_has_score(score)?;
+        let embed = self.embed_request()?;
+        let keep = self.order_of_preference(dedup, embed.imported)?;
+        let eps = dedup.eps.unwrap_or(embed.default_eps);
+        if embed.imported && dedup.eps.is_none() && dedup.mode != Mode::Off {
+            context.note(&format!(
+                "dedup: eps {eps}, for want of a model that is known; --eps X gives another"
+            ));
         }
         let decide = |eps| DecideRequest {
             eps,
-            keep: dedup.keep.to_string(),
+            keep: keep.to_string(),
             removal: dedup.removal.to_string(),
             seed: dedup.seed,
         };
@@ -199,7 +75,7 @@ impl Run {
             return self.decide(filters, context);
         }
         let samples = Samples::read(&self.dirs())?;
-        let d = self.dims()?;
+        let d = embed.dims;
         let floor = dedup.floor.unwrap_or((4.0 * eps).min(2.0));
         if floor < eps {
             return Err(Error::usage(format!(
@@ -210,8 +86,9 @@ impl Run {
             mode: dedup.mode,
             floor,
             clusters: &dedup.clusters,
-            keep: &dedup.keep,
+            keep: &keep,
             seed: dedup.seed,
+            tile: dedup.tile,
         };
         let mode = plan.settle(samples.len(), d, context);
         if let Some(stored) = &self.file.dedup
@@ -267,13 +144,23 @@ impl Run {
         self.home.clear_duplicates()
     }
 
-    fn check_has_score(&self, name: &str) -> Result<()> {
-        if self.file.scores.iter().any(|s| s.name == name) {
-            return Ok(());
+    /// The order asked for, or the default.
+    fn order_of_preference(&self, dedup: &Dedup, imported: bool) -> Result<Keep> {
+        match &dedup.keep {
+            None if imported => Ok(Keep::First),
+            None => Ok(Keep::Largest),
+            Some(Keep::Largest) if imported => Err(Error::usage(
+                "--keep largest: embeddings without images have no sizes; use first, random, hard, easy or best:NAME",
+            )),
+            Some(Keep::Best { score: name, .. })
+                if !self.file.scores.iter().any(|s| s.name == *name) =>
+            {
+                Err(Error::usage(format!(
+                    "--keep best:{name}: the run has no score {name}; add it with --head {name}=..."
+                )))
+            }
+            Some(keep) => Ok(keep.clone()),
         }
-        Err(Error::usage(format!(
-            "--keep best:{name}: the run has no score {name}; add it with --head {name}=..."
-        )))
     }
 
     /// Makes `decisions.parquet` and `duplicates/removed.parquet` from what is stored: thresholds and filters first, then
@@ -332,7 +219,7 @@ impl Run {
             .map(|(name, values)| (name.clone(), samples.spread(values)))
             .collect();
         running.advance(rows.len() as u64)?;
-        self.store_decisions(&rows, &columns, &removed)?;
+        self.store_decisions(samples.id_type, &rows, &columns, &removed)?;
         self.count(&rows, filters);
         self.took(Stage::Decide, running.finish());
         self.save()?;
@@ -361,36 +248,46 @@ impl Run {
         else {
             return Ok(vec![None; samples.len()]);
         };
-        let Some(pair_files) = self.file.dedup.as_ref().and(self.file.pair_files) else {
-            return Err(Error::usage(format!(
-                "the duplicates of {0} are not complete; clipsift dedup {0} finds them",
-                self.home.root().display()
-            )));
-        };
+        let (_, pair_files) = self.found()?;
         let damaged = |reason: String| Error::run(self.home.root(), reason);
         let keep: Keep = keep.parse().map_err(damaged)?;
         let removal: Removal = removal.parse().map_err(damaged)?;
         let order = duplicates::order(&self.home, &self.dirs(), samples, &keep, *seed)?;
         let mut graph = PairGraph::new(samples.len(), *eps)?;
-        duplicates::read_pairs(&self.home, samples, pair_files, |pairs| {
+        pairs::read_pairs(&self.home, samples, pair_files, |pairs| {
             Ok(graph.add(pairs)?)
         })?;
         Ok(graph.decide(survivors, &[], &order, removal)?)
     }
 
+    /// How the stored pairs were found, and the number of their files.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where duplicates are not found yet, or not all.
+    pub(super) fn found(&self) -> Result<(&DedupRequest, usize)> {
+        let found = self.file.dedup.as_ref().zip(self.file.pair_files);
+        found.ok_or_else(|| {
+            Error::usage(format!(
+                "the duplicates of {0} are not complete; clipsift dedup {0} finds them",
+                self.home.root().display()
+            ))
+        })
+    }
+
     fn store_decisions(
         &mut self,
+        kind: IdType,
         rows: &[DecisionRow],
         scores: &[(String, Vec<Option<f32>>)],
         removed: &[(&str, &str, f64)],
     ) -> Result<()> {
         if self.file.dedup.is_some() {
-            let table = tables::matched_to_batch(["id", "kept_id", "cosine"], removed)?;
+            let table = tables::matched_to_batch(kind, ["id", "kept_id", "cosine"], removed)?;
             atomic::write_parquet(self.home.path("duplicates/removed.parquet"), &table)?;
         }
         let path = self.home.path("decisions.parquet");
         let before = std::fs::read(&path).ok();
-        atomic::write_parquet(&path, &tables::decisions_to_batch(rows, scores)?)?;
+        atomic::write_parquet(&path, &tables::decisions_to_batch(kind, rows, scores)?)?;
         if before != std::fs::read(&path).ok() {
             // The set in curated/, if there is one, is not that of these decisions any more.
             self.file.write = None;

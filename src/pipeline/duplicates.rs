@@ -1,11 +1,11 @@
 //! Embeddings -> clusters and pairs: `clusters/` and `duplicates/`.
 
-use std::path::PathBuf;
-
+use super::centroids::read_centroids;
+use super::clusters::{Clusters, InitKind};
+use super::pairs::{PairFiles, pairs_path};
 use super::progress::{Context, Stage};
 use super::set::{Samples, read_clusters, read_embeddings, read_scores};
 use crate::atomic;
-use crate::clip::weights::Weights;
 use crate::dedup::decide::{Keep, RankKeys, id_hash, rank};
 use crate::dedup::exact::{self, ExactPairs};
 use crate::dedup::kmeans::{self, Init, KMeans};
@@ -15,9 +15,6 @@ use crate::error::{Error, Result};
 use crate::ops::tile::Pair;
 use crate::store::run_file::{ClusterRequest, DedupRequest};
 use crate::store::{RunDir, Table, tables};
-
-/// Pairs in a file of `duplicates/`.
-const PAIRS_A_FILE: usize = 1 << 20;
 
 const CENTROIDS: &str = "clusters/centroids.safetensors";
 
@@ -38,111 +35,6 @@ pub enum Mode {
     Off,
 }
 
-/// How clusters are made, for [`Mode::Semantic`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Clusters {
-    /// k; none for clusters of about 1,000 rows.
-    pub clusters: Option<usize>,
-    /// How the first centroids are chosen.
-    pub init: InitKind,
-    /// A safetensors file with a tensor `centroids` `[k, d]` to begin from.
-    pub centroids: Option<PathBuf>,
-    /// Most iterations.
-    pub iterations: usize,
-    /// The squared shift of all centroids that ends the fit.
-    pub tol: f64,
-    /// The part of the rows that the fit sees, above 0 and up to 1.
-    pub fit_fraction: f64,
-    /// Fits to choose the best of.
-    pub restarts: usize,
-}
-
-impl Clusters {
-    /// # Errors
-    /// [`Error::Usage`] for what can never be fitted.
-    pub(super) fn check(&self) -> Result<()> {
-        let wrong = |text: String| Err(Error::usage(text));
-        if self.clusters == Some(0) {
-            return wrong("--clusters 0: give at least 1, or auto".into());
-        }
-        if self.restarts == 0 {
-            return wrong("--restarts 0: give at least 1".into());
-        }
-        if !(self.tol >= 0.0 && self.tol.is_finite()) {
-            return wrong(format!("--tol {}: give a number of at least 0", self.tol));
-        }
-        if !(self.fit_fraction > 0.0 && self.fit_fraction <= 1.0) {
-            let fraction = self.fit_fraction;
-            return wrong(format!(
-                "--fit-fraction {fraction}: give a number above 0 and up to 1"
-            ));
-        }
-        Ok(())
-    }
-
-    /// The given centroids `[k, d]`, checked against the embeddings' d; none where none are given.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] where they do not fit.
-    pub(super) fn given(&self, d: usize) -> Result<Option<Vec<f32>>> {
-        let given = self
-            .centroids
-            .as_ref()
-            .map(|path| read_centroids(path, d))
-            .transpose()?;
-        match (&given, self.clusters) {
-            (Some(rows), Some(k)) if rows.len() != k * d => Err(Error::usage(format!(
-                "--clusters {k}, but --centroids holds {}; leave --clusters out",
-                rows.len() / d
-            ))),
-            _ => Ok(given),
-        }
-    }
-
-    /// Whether clusters were asked for by number or by centroids.
-    pub(super) fn asked_for(&self) -> bool {
-        self.clusters.is_some() || self.centroids.is_some()
-    }
-}
-
-impl Default for Clusters {
-    fn default() -> Clusters {
-        let kmeans = kmeans::Params::default();
-        Clusters {
-            clusters: None,
-            init: InitKind::KMeansPlusPlus,
-            centroids: None,
-            iterations: kmeans.max_iterations,
-            tol: kmeans.tolerance,
-            fit_fraction: kmeans.fit_fraction,
-            restarts: kmeans.restarts,
-        }
-    }
-}
-
-/// A way to choose the first centroids; see [`Init`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum InitKind {
-    /// k-means++
-    #[default]
-    KMeansPlusPlus,
-    /// k-means||
-    KMeansParallel,
-    /// Rows drawn at random.
-    Random,
-}
-
-impl InitKind {
-    /// As the command line has it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            InitKind::KMeansPlusPlus => "k-means++",
-            InitKind::KMeansParallel => "kmeans-parallel",
-            InitKind::Random => "random",
-        }
-    }
-}
-
 /// What fixes clusters and pairs.
 pub(super) struct Plan<'a> {
     pub mode: Mode,
@@ -150,6 +42,8 @@ pub(super) struct Plan<'a> {
     pub clusters: &'a Clusters,
     pub keep: &'a Keep,
     pub seed: u64,
+    /// Rows on each side of a tile; never changes a result.
+    pub tile: usize,
 }
 
 impl Plan<'_> {
@@ -267,12 +161,13 @@ impl<'a> Search<'a> {
         if mode == Mode::Exact {
             let params = exact::Params {
                 floor: plan.floor,
-                ..exact::Params::default()
+                tile: plan.tile,
             };
             return Ok(Search::Exact(ExactPairs::new(matrix, d, params)?));
         }
         let params = semantic::Params {
             floor: plan.floor,
+            tile: plan.tile,
             ..semantic::Params::default()
         };
         let fit = KMeans::fit_watched(matrix, d, &plan.kmeans_params(d)?, |_| context.check())?;
@@ -292,12 +187,7 @@ impl<'a> Search<'a> {
         let folder = home.path("duplicates");
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let mut running = context.begin(Stage::Dedup, None);
-        let mut pairs = PairFiles {
-            home,
-            samples,
-            held: Vec::new(),
-            files: 0,
-        };
+        let mut pairs = PairFiles::new(home, samples);
         let mut take = |block: &[Pair]| {
             running.advance(block.len() as u64)?;
             pairs.take(block)
@@ -326,10 +216,6 @@ pub(super) fn all_there(home: &RunDir, pair_files: usize, parts: usize, mode: Mo
     pairs && (mode == Mode::Exact || clusters())
 }
 
-fn pairs_path(home: &RunDir, file: usize) -> PathBuf {
-    home.path(&format!("duplicates/pairs-{file:05}.parquet"))
-}
-
 /// Makes `matches.parquet` anew for another order, over the clusters that are there.
 pub(super) fn match_anew(
     home: &RunDir,
@@ -346,27 +232,11 @@ pub(super) fn match_anew(
     let (labels, _) = read_clusters(home, samples)?;
     let params = semantic::Params {
         floor: plan.floor,
+        tile: plan.tile,
         ..semantic::Params::default()
     };
     let dedup = SemanticDedup::with_clusters(&matrix, d, centroids, labels, params)?;
     write_matches(home, dirs, samples, &dedup, plan)
-}
-
-/// Centroids `[k, d]` from a safetensors file with a tensor `centroids`, such as a run's own.
-fn read_centroids(path: &std::path::Path, d: usize) -> Result<Vec<f32>> {
-    let weights = Weights::open_file(path)?;
-    let shape = weights
-        .shape("centroids")
-        .ok_or_else(|| Error::usage(format!("{}: has no tensor centroids", path.display())))?;
-    match shape[..] {
-        [k, width] if width == d && k > 0 => {
-            Ok(weights.get("centroids", &shape)?.flatten_all()?.to_vec1()?)
-        }
-        _ => Err(Error::usage(format!(
-            "{}: centroids are {shape:?}, the embeddings ask for [k, {d}]",
-            path.display()
-        ))),
-    }
 }
 
 fn write_clusters(
@@ -401,6 +271,7 @@ fn write_clusters(
             .map(|row| samples.sample(row).id.as_str())
             .collect();
         let table = tables::clusters_to_batch(
+            samples.id_type,
             &ids,
             &kmeans.labels[rows.clone()],
             &cosine[rows.clone()],
@@ -427,7 +298,8 @@ fn write_matches(
         .map(|row| (*row, &matches[*row as usize]))
         .map(|(row, m)| (id(row), id(m.row), m.cosine))
         .collect();
-    let table = tables::matched_to_batch(["id", "max_id", "cosine_sim_score"], &rows)?;
+    let table =
+        tables::matched_to_batch(samples.id_type, ["id", "max_id", "cosine_sim_score"], &rows)?;
     atomic::write_parquet(home.path("duplicates/matches.parquet"), &table)
 }
 
@@ -443,9 +315,15 @@ pub(super) fn order(
     seed: u64,
 ) -> Result<Vec<u64>> {
     let n = samples.len();
+    if n == 0 {
+        return Ok(Vec::new());
+    }
     let rows = || (0..n).map(|row| samples.sample(row));
     let mut by_id: Vec<usize> = (0..n).collect();
-    by_id.sort_unstable_by_key(|row| &samples.sample(*row).id);
+    let keys: Vec<_> = rows()
+        .map(|row| samples.id_type.sort_key(&row.id))
+        .collect();
+    by_id.sort_unstable_by_key(|row| keys[*row]);
     let mut id_rank = vec![0; n];
     by_id
         .iter()
@@ -481,83 +359,4 @@ pub(super) fn order(
             seed,
         },
     )?)
-}
-
-/// Writes pairs in files of [`PAIRS_A_FILE`].
-struct PairFiles<'a> {
-    home: &'a RunDir,
-    samples: &'a Samples,
-    held: Vec<Pair>,
-    files: usize,
-}
-
-impl PairFiles<'_> {
-    fn take(&mut self, block: &[Pair]) -> Result<()> {
-        for pair in block {
-            self.held.push(*pair);
-            if self.held.len() == PAIRS_A_FILE {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes what is held, the first file even when it is empty; gives the number of files.
-    fn finish(mut self) -> Result<usize> {
-        if self.files == 0 || !self.held.is_empty() {
-            self.flush()?;
-        }
-        Ok(self.files)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let id = |row: u64| self.samples.sample(row as usize).id.as_str();
-        let a: Vec<_> = self.held.iter().map(|p| id(p.a)).collect();
-        let b: Vec<_> = self.held.iter().map(|p| id(p.b)).collect();
-        let cosine: Vec<_> = self.held.iter().map(|p| p.cosine).collect();
-        let identical: Vec<_> = self.held.iter().map(|p| p.identical).collect();
-        let table = tables::pairs_to_batch(&a, &b, &cosine, &identical)?;
-        atomic::write_parquet(pairs_path(self.home, self.files), &table)?;
-        self.files += 1;
-        self.held.clear();
-        Ok(())
-    }
-}
-
-/// Calls `each` with the stored pairs, file by file, as row numbers.
-///
-/// # Errors
-/// [`Error::Run`] where a file is missing or damaged, or names an id that is not in the set.
-pub(super) fn read_pairs(
-    home: &RunDir,
-    samples: &Samples,
-    files: usize,
-    mut each: impl FnMut(&[Pair]) -> Result<()>,
-) -> Result<()> {
-    let rows = samples.by_id();
-    for file in 0..files {
-        let path = pairs_path(home, file);
-        if !path.is_file() {
-            let root = home.root().display();
-            let reason = format!("is not there; clipsift dedup {root} finds the pairs again");
-            return Err(Error::run(&path, reason));
-        }
-        let mut block = Vec::new();
-        tables::for_each_pair(&atomic::read_parquet(&path)?, |a, b, cosine, identical| {
-            let row = |id: &str| {
-                let row = rows.get(id).copied();
-                row.ok_or_else(|| format!("names {id}, which is not in the set"))
-            };
-            block.push(Pair {
-                a: row(a)?,
-                b: row(b)?,
-                cosine,
-                identical,
-            });
-            Ok(())
-        })
-        .map_err(|reason| Error::run(&path, reason))?;
-        each(&block)?;
-    }
-    Ok(())
 }

@@ -16,6 +16,7 @@ use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
 use crate::read::Inputs;
 use crate::sample::Sample;
+use crate::store::ids::IdType;
 use crate::store::tables::{Embeddings, SampleRow};
 use crate::store::{RunDir, Table};
 
@@ -237,6 +238,7 @@ impl Part {
     fn new(index: usize, embedder: &dyn Embedder) -> Part {
         let embeddings = Embeddings {
             ids: Vec::new(),
+            id_type: IdType::String,
             dims: embedder.dims(),
             dtype: embedder.dtype(),
             rows: Vec::new(),

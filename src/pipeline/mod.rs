@@ -3,23 +3,35 @@
 //! A pipeline only says which stages there are; each stage works from what the one before it stored, so that
 //! `Pipeline::...::run` and the stages of [`Run`] called one after the other leave the same bytes.
 
+mod centroids;
+mod clusters;
 mod curated;
 mod decide;
+mod dedup;
 mod duplicates;
 mod embed;
+mod import;
+mod open;
+mod pairs;
 mod progress;
 mod report;
 mod run;
 mod set;
+mod sweep;
+mod union;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+pub use clusters::{Clusters, InitKind};
 pub use curated::Shards;
-pub use decide::{Candidate, Dedup, Exact, Filter, Semantic};
-pub use duplicates::{Clusters, InitKind, Mode};
+pub use decide::{Candidate, Filter};
+pub use dedup::{Dedup, Exact, Semantic};
+pub use duplicates::Mode;
+pub use import::Import;
 pub use progress::{Context, Event, Observer, Running, Stage};
 pub use run::{Run, Summary, check_dims, check_score_name};
+pub use sweep::Swept;
 
 use crate::clip::Embedder;
 use crate::decode::Limits;
@@ -27,8 +39,8 @@ use crate::error::{Error, Result};
 use crate::heads::Scorer;
 use crate::read::{Inputs, Options, Partition, Reader};
 use crate::store::RunDir;
+use crate::store::ids::IdType;
 use crate::store::run_file::{Bound, EmbedRequest, RunFile, Threshold};
-use crate::write::{self, Layout, Writer};
 
 fn without_slash(mut path: String) -> String {
     while path.len() > 1 && path.ends_with('/') {
@@ -371,9 +383,11 @@ impl Pipeline {
             )));
         }
         match &dedup.keep {
-            crate::dedup::decide::Keep::Best { score, .. } if !named(score) => Err(Error::usage(
-                format!("--keep best:{score}: no head makes that score; add --head {score}=..."),
-            )),
+            Some(crate::dedup::decide::Keep::Best { score, .. }) if !named(score) => {
+                Err(Error::usage(format!(
+                    "--keep best:{score}: no head makes that score; add --head {score}=..."
+                )))
+            }
             _ => Ok(()),
         }
     }
@@ -391,6 +405,9 @@ impl Pipeline {
             content: self.inputs.describe(),
             partition: self.partition.map(|p| p.to_string()),
             id_column: self.options.id_column.clone(),
+            embedding_column: None,
+            imported: false,
+            id_type: IdType::String,
             model: embedder.name().into(),
             fingerprint: embedder.fingerprint(),
             dims: embedder.dims(),
@@ -400,43 +417,9 @@ impl Pipeline {
             batch_size: cut.batch_size,
             default_eps: embedder.default_eps(),
         };
-        let dir = RunDir::create(out)?;
-        let root = dir.root().display().to_string();
-        self.check_outside(dir.root())?;
-        let earlier = dir.read_run_file()?.unwrap_or_default();
-        let blank = earlier.embed.is_none() && earlier.members.is_empty();
-        let difference = match &earlier.embed {
-            Some(earlier) => earlier.difference(&request),
-            None => Some("it is a set of other runs".into()),
-        };
-        match difference {
-            _ if blank || self.overwrite => {}
-            Some(difference) => {
-                return Err(Error::usage(format!(
-                    "{root} holds another run: {difference}; give a new --out, or --overwrite to begin anew"
-                )));
-            }
-            None => {
-                let parts = dir.parts();
-                if parts > 0 {
-                    context.note(&format!("{root}: going on after {parts} finished parts"));
-                }
-                return Ok((dir, earlier));
-            }
-        }
-        dir.clear()?;
-        // The writer knows which files of an earlier set are its own.
-        let options = write::Options {
-            overwrite: true,
-            inputs: self.inputs.paths(),
-            ..write::Options::default()
-        };
-        Writer::create(dir.path("curated"), Layout::None, options)?.finish()?;
-        let file = RunFile {
-            embed: Some(request),
-            ..RunFile::default()
-        };
-        if let Some(lines) = self.inputs.stdin_list() {
+        let inputs = self.inputs.paths();
+        let (dir, file, anew) = open::open(out, request, &inputs, self.overwrite, context)?;
+        if anew && let Some(lines) = self.inputs.stdin_list() {
             crate::atomic::write(dir.path("stdin.txt"), |out| {
                 lines.iter().try_for_each(|line| {
                     std::io::Write::write_all(out, format!("{line}\n").as_bytes())
@@ -444,25 +427,5 @@ impl Pipeline {
             })?;
         }
         Ok((dir, file))
-    }
-
-    /// # Errors
-    /// [`Error::Usage`] where an input lies in the run directory, whose files come and go.
-    fn check_outside(&self, root: &Path) -> Result<()> {
-        let Ok(root) = root.canonicalize() else {
-            return Ok(());
-        };
-        let inside = |path: &PathBuf| {
-            path.canonicalize()
-                .is_ok_and(|path| path.starts_with(&root))
-        };
-        match self.inputs.paths().iter().find(|path| inside(path)) {
-            None => Ok(()),
-            Some(path) => Err(Error::usage(format!(
-                "the input {} lies in the run directory {}; give another --out",
-                path.display(),
-                root.display()
-            ))),
-        }
     }
 }

@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 pub enum Stage {
     /// Reading, decoding and embedding; counted in samples.
     Embed,
+    /// Taking in embeddings made by others; counted in rows.
+    Import,
     /// A head over stored embeddings; counted in rows.
     Score,
     /// Clusters and pairs; counted in pairs found.
@@ -27,6 +29,7 @@ impl Stage {
     pub fn as_str(self) -> &'static str {
         match self {
             Stage::Embed => "embed",
+            Stage::Import => "import",
             Stage::Score => "score",
             Stage::Dedup => "dedup",
             Stage::Decide => "decide",

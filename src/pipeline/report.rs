@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use super::curated::reopen;
-use super::duplicates;
 use super::progress::{Context, Running, Stage};
 use super::run::Run;
 use super::set::{Samples, read_scores};
+use super::{duplicates, pairs};
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::read::Inputs;
@@ -26,11 +26,16 @@ const CHUNK: usize = 64;
 
 impl Run {
     /// Makes `RUN/report.html`, one self-contained page about what is stored, and gives its path. Only the samples that it
-    /// shows are read again. Where the inputs are gone the page says so and has no pictures.
+    /// shows are read again. Where the inputs are gone, or the
+    /// embeddings were made by others, the page says so and has no pictures.
     ///
     /// # Errors
     /// [`Error::Run`] where a table is damaged.
     pub fn report(&mut self, context: Context) -> Result<PathBuf> {
+        if self.embed_request()?.imported {
+            let reason = "the embeddings were made by others, without images";
+            return self.report_from(Err(reason.into()), context);
+        }
         let opened: Result<Vec<Inputs>> = self.dirs().into_iter().map(reopen).collect();
         match &opened {
             Ok(inputs) => self.report_from(Ok(&inputs.iter().collect::<Vec<_>>()), context),
@@ -82,7 +87,7 @@ impl Run {
             && let Some(pair_files) = self.file.pair_files.filter(|_| decide.eps.is_some())
         {
             let mut found = Pairs::new(dedup.floor);
-            duplicates::read_pairs(&self.home, samples, pair_files, |block| {
+            pairs::read_pairs(&self.home, samples, pair_files, |block| {
                 found.add(block);
                 Ok(())
             })?;

@@ -2,19 +2,17 @@
 
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
 use super::embed::{Cut, Embedded, embed};
 use super::progress::{Context, Stage};
 use super::report::REPORT;
+use super::union::digest_of;
 use crate::atomic;
 use crate::clip::Embedder;
-use crate::digest::hex;
 use crate::error::{Error, Result};
 use crate::heads::Scorer;
 use crate::manifest;
 use crate::read::Inputs;
-use crate::store::run_file::{RunFile, ScoreRequest, Threshold};
+use crate::store::run_file::{EmbedRequest, RunFile, ScoreRequest, Threshold};
 use crate::store::{RunDir, Table, tables};
 
 /// The counts at the end of a run.
@@ -40,7 +38,7 @@ pub struct Summary {
 #[derive(Debug)]
 pub struct Run {
     pub(super) home: RunDir,
-    members: Vec<RunDir>,
+    pub(super) members: Vec<RunDir>,
     pub(super) file: RunFile,
 }
 
@@ -77,101 +75,6 @@ impl Run {
             )));
         }
         Ok(run)
-    }
-
-    /// Takes several runs as one set, in their order, with its own directory for what is decided.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] where they were not made alike: model, precision, scores and thresholds.
-    pub fn union(paths: &[&Path], home: &Path) -> Result<Run> {
-        let paths = paths
-            .iter()
-            .map(|path| absolute(path))
-            .collect::<Result<Vec<_>>>()?;
-        for (i, path) in paths.iter().enumerate() {
-            if paths[..i].contains(path) {
-                return Err(Error::usage(format!("{path} is named twice")));
-            }
-            if absolute(home).is_ok_and(|home| home == *path) {
-                return Err(Error::usage(format!(
-                    "--out {path} is one of the runs; give another folder"
-                )));
-            }
-        }
-        let runs = paths
-            .iter()
-            .map(|path| Run::open(Path::new(path)))
-            .collect::<Result<Vec<_>>>()?;
-        let first = runs
-            .first()
-            .ok_or_else(|| Error::usage("no run was named"))?;
-        runs.iter().try_for_each(|run| run.check_alike(first))?;
-        let (scores, thresholds) = (first.file.scores.clone(), first.file.thresholds.clone());
-        let members: Vec<RunDir> = runs.into_iter().map(|run| run.home).collect();
-
-        let home = RunDir::create(home)?;
-        let earlier = home.read_run_file()?.unwrap_or_default();
-        let another = !earlier.members.is_empty() && earlier.members != paths;
-        if earlier.embed.is_some() || another {
-            return Err(Error::usage(format!(
-                "{} holds another run; give a new --out",
-                home.root().display()
-            )));
-        }
-        let digest = Some(digest_of(&members)?);
-        let file = if earlier.members == paths && earlier.members_sha256 == digest {
-            RunFile {
-                scores,
-                thresholds,
-                ..earlier
-            }
-        } else {
-            home.clear()?;
-            RunFile {
-                members: paths,
-                members_sha256: digest,
-                scores,
-                thresholds,
-                ..RunFile::default()
-            }
-        };
-        Ok(Run {
-            home,
-            members,
-            file,
-        })
-    }
-
-    /// # Errors
-    /// [`Error::Usage`] where the run cannot be of one set with another.
-    fn check_alike(&self, other: &Run) -> Result<()> {
-        let sorted = |scores: &[ScoreRequest]| {
-            let mut scores = scores.to_vec();
-            scores.sort_by(|a, b| a.name.cmp(&b.name));
-            scores
-        };
-        let model = |run: &Run| {
-            let embed = run.file.embed.as_ref();
-            embed.map(|e| (e.fingerprint.clone(), e.dims, e.dtype.clone()))
-        };
-        let path = self.home.root().display();
-        let difference = if self.is_set() {
-            return Err(Error::usage(format!(
-                "{path} is itself a set of runs; name its members"
-            )));
-        } else if model(self) != model(other) {
-            "model or precision"
-        } else if sorted(&self.file.scores) != sorted(&other.file.scores) {
-            "scores; clipsift score on each with the same heads makes them alike"
-        } else if self.file.thresholds != other.file.thresholds {
-            "thresholds; clipsift filter on each makes them alike"
-        } else {
-            return Ok(());
-        };
-        let other = other.home.root().display();
-        Err(Error::usage(format!(
-            "{path} and {other} differ in their {difference}"
-        )))
     }
 
     /// Takes over a directory that has just been embedded into.
@@ -219,20 +122,15 @@ impl Run {
         }
     }
 
-    fn is_set(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         !self.members.is_empty()
     }
 
-    /// d, and the default eps of the model, of the first member where there are several.
-    pub(super) fn model(&self) -> Result<(usize, f64)> {
-        let of = |file: &RunFile| {
-            file.embed
-                .as_ref()
-                .map(|embed| (embed.dims, embed.default_eps))
-        };
+    /// What fixes the parts; of the first member where there are several.
+    pub(super) fn embed_request(&self) -> Result<EmbedRequest> {
         let known = match self.members.first() {
-            None => of(&self.file),
-            Some(member) => member.read_run_file()?.as_ref().and_then(of),
+            None => self.file.embed.clone(),
+            Some(member) => member.read_run_file()?.and_then(|file| file.embed),
         };
         known.ok_or_else(|| {
             Error::run(
@@ -247,7 +145,7 @@ impl Run {
     /// # Errors
     /// [`Error::Run`] where `run.json` does not say.
     pub fn dims(&self) -> Result<usize> {
-        Ok(self.model()?.0)
+        Ok(self.embed_request()?.dims)
     }
 
     /// Scores all stored embeddings; parts that have the score of the same head already are passed over. Another head under
@@ -308,7 +206,10 @@ impl Run {
                     got,
                 ));
             }
-            atomic::write_parquet(&path, &tables::scores_to_batch(&embeddings.ids, &scores)?)?;
+            atomic::write_parquet(
+                &path,
+                &tables::scores_to_batch(embeddings.id_type, &embeddings.ids, &scores)?,
+            )?;
             running.advance(scores.len() as u64)?;
         }
         self.took(Stage::Score, running.finish());
@@ -447,29 +348,4 @@ pub fn check_dims(name: &str, scorer: &dyn Scorer, d: usize) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// sha256 over what the rows of some runs depend on: the samples, the model, the heads.
-fn digest_of(members: &[RunDir]) -> Result<String> {
-    let mut hash = Sha256::new();
-    for dir in members {
-        let file = dir.read_run_file()?.unwrap_or_default();
-        hash.update(file.embed.map(|e| e.fingerprint).unwrap_or_default());
-        file.scores
-            .iter()
-            .for_each(|s| hash.update(format!("{}={}", s.name, s.fingerprint)));
-        for part in 0..dir.parts() {
-            let path = dir.part(Table::Samples, part);
-            hash.update(std::fs::read(&path).map_err(Error::io("read", &path))?);
-        }
-    }
-    Ok(hex(&hash.finalize()))
-}
-
-fn absolute(path: &Path) -> Result<String> {
-    Ok(path
-        .canonicalize()
-        .map_err(Error::io("find", path))?
-        .display()
-        .to_string())
 }

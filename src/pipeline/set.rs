@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
+use crate::store::ids::IdType;
+use crate::store::run_file::RunFile;
 use crate::store::tables::SampleRow;
 use crate::store::{RunDir, Table, tables};
 
@@ -12,6 +14,8 @@ pub(super) struct Samples {
     pub rows: Vec<SampleRow>,
     /// Positions in `rows` of the good ones: the rows of every matrix and score.
     pub good: Vec<usize>,
+    /// The type of the ids in every table.
+    pub id_type: IdType,
     /// Good samples of each part, all runs' parts one after the other.
     pub part_sizes: Vec<usize>,
 }
@@ -22,7 +26,12 @@ impl Samples {
     /// # Errors
     /// [`Error::Usage`] where two runs have the same id; [`Error::Run`] where a table is damaged.
     pub(super) fn read(dirs: &[&RunDir]) -> Result<Samples> {
+        let file = match dirs.first() {
+            Some(dir) => dir.read_run_file()?.unwrap_or_default(),
+            None => RunFile::default(),
+        };
         let mut samples = Samples {
+            id_type: file.embed.map(|e| e.id_type).unwrap_or_default(),
             rows: Vec::new(),
             good: Vec::new(),
             part_sizes: Vec::new(),

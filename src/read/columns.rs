@@ -181,7 +181,7 @@ fn likeliest(schema: &Schema) -> Result<(usize, Form), String> {
     ))
 }
 
-fn listed(schema: &Schema) -> String {
+pub(super) fn listed(schema: &Schema) -> String {
     let one = |field: &Field| format!("{} ({})", field.name(), field.data_type());
     let all: Vec<_> = schema.fields().iter().map(|field| one(field)).collect();
     format!("its columns are {}", all.join(", "))

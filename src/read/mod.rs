@@ -24,15 +24,18 @@
 
 mod braces;
 mod columns;
+pub mod embeddings;
 mod folder;
 mod list;
 mod look;
 mod members;
 mod names;
+mod npy;
 mod parquet;
 mod partition;
 mod tar;
 mod unique;
+mod vectors;
 
 use std::collections::HashMap;
 use std::fs;
@@ -46,6 +49,7 @@ use self::folder::Folder;
 use self::list::List;
 use self::look::{Look, What, head, look, unreadable};
 use self::names::printable;
+pub use self::npy::read_matrix;
 use self::parquet::Parquet;
 pub use self::partition::Partition;
 use self::tar::Tar;

@@ -151,14 +151,16 @@ impl Reader for Parquet {
     }
 }
 
-fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, String> {
+pub(super) fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, String> {
     let file = File::open(path).map_err(|e| unreadable(&e))?;
     guarded(|| ParquetRecordBatchReaderBuilder::try_new(file))
         .map_err(|e| format!("is not a whole parquet file: {e}"))
 }
 
 /// Runs what reads a file that may be damaged in ways its reader does not expect.
-fn guarded<T, E: std::fmt::Display>(read: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+pub(super) fn guarded<T, E: std::fmt::Display>(
+    read: impl FnOnce() -> Result<T, E>,
+) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(result) => result.map_err(|e| e.to_string()),
         Err(_) => Err("damaged in a way that its reader does not expect".to_string()),

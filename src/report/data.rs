@@ -206,6 +206,7 @@ fn cluster_flags(clusters: &ClusterRequest) -> String {
         ("iterations", clusters.iterations.to_string(), "300"),
         ("tol", clusters.tol.to_string(), "0.0001"),
         ("fit-fraction", clusters.fit_fraction.to_string(), "1"),
+        ("restarts", clusters.restarts.to_string(), "1"),
     ] {
         if value != usual {
             flags += &format!(" --{flag} {value}");

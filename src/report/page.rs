@@ -139,7 +139,11 @@ fn lede(facts: &Facts) -> String {
             (true, Some(name)) => name.to_string_lossy().into_owned(),
             _ => embed.model.clone(),
         };
-        parts.push(format!("model <b>{}</b>", escape(&model)));
+        if embed.imported {
+            parts.push("embeddings made by others".into());
+        } else {
+            parts.push(format!("model <b>{}</b>", escape(&model)));
+        }
         parts.push(format!("{} dims, {}", embed.dims, escape(&embed.dtype)));
         parts.extend(
             embed

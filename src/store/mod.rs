@@ -3,6 +3,7 @@
 //! Every file appears whole or not at all ([`crate::atomic`]). A part is a block of consecutive samples in read order; its
 //! `samples/` table is written last, so where that stands the part is done.
 
+pub mod ids;
 pub mod run_file;
 pub mod tables;
 
@@ -204,7 +205,7 @@ impl RunDir {
         atomic::write_parquet(self.part(Table::Embeddings, index), &embeddings.to_batch()?)?;
         atomic::write_parquet(
             self.part(Table::Samples, index),
-            &tables::samples_to_batch(samples)?,
+            &tables::samples_to_batch(samples, embeddings.id_type)?,
         )
     }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::ids::IdType;
+
 /// The content of `run.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunFile {
@@ -48,6 +50,15 @@ pub struct EmbedRequest {
     pub partition: Option<String>,
     /// Columns named for parquet inputs.
     pub id_column: Option<String>,
+    /// The column of embeddings made by others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding_column: Option<String>,
+    /// Whether others made the embeddings: there are no images then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub imported: bool,
+    /// The type of the ids in every table.
+    #[serde(default, skip_serializing_if = "is_string")]
+    pub id_type: IdType,
     /// The model as written.
     pub model: String,
     /// What identifies its results: weights, preprocessing, precision.
@@ -64,6 +75,10 @@ pub struct EmbedRequest {
     pub batch_size: usize,
     /// The eps that the model's manifest entry gives.
     pub default_eps: f64,
+}
+
+fn is_string(kind: &IdType) -> bool {
+    *kind == IdType::String
 }
 
 impl EmbedRequest {
@@ -85,6 +100,11 @@ impl EmbedRequest {
                 "id column",
                 format!("{:?}", self.id_column),
                 format!("{:?}", other.id_column),
+            ),
+            (
+                "embedding column",
+                format!("{:?}", self.embedding_column),
+                format!("{:?}", other.embedding_column),
             ),
             ("model", self.model.clone(), other.model.clone()),
             ("dtype", self.dtype.clone(), other.dtype.clone()),
@@ -270,6 +290,9 @@ mod tests {
             content: vec!["photos (folder, 3 images)".into()],
             partition: None,
             id_column: None,
+            embedding_column: None,
+            imported: false,
+            id_type: IdType::String,
             model: "builtin".into(),
             fingerprint: "f".into(),
             dims: 128,

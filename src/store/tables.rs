@@ -12,6 +12,7 @@ use arrow::datatypes::{
 use candle_core::DType;
 use half::f16;
 
+use super::ids::{IdType, as_texts};
 use crate::error::{Error, Result};
 
 /// A row of `samples/`: one sample read, good or bad.
@@ -54,6 +55,11 @@ fn strings<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
 }
 
+/// A column of ids in the run's type of ids.
+fn ids<'a>(kind: IdType, ids: impl Iterator<Item = &'a str>) -> Result<ArrayRef> {
+    kind.column(ids.map(Some))
+}
+
 fn optional_strings<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     Arc::new(StringArray::from_iter(values))
 }
@@ -72,8 +78,8 @@ pub(crate) fn batch(columns: Vec<(&str, bool, ArrayRef)>) -> Result<RecordBatch>
 /// `samples/`.
 ///
 /// # Errors
-/// None for rows of this type.
-pub fn samples_to_batch(rows: &[SampleRow]) -> Result<RecordBatch> {
+/// [`Error::Shape`] for an id that the type cannot hold.
+pub fn samples_to_batch(rows: &[SampleRow], kind: IdType) -> Result<RecordBatch> {
     let u64s = |f: fn(&SampleRow) -> u64| -> ArrayRef {
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(f)))
     };
@@ -82,7 +88,7 @@ pub fn samples_to_batch(rows: &[SampleRow]) -> Result<RecordBatch> {
     };
     let texts = |f: fn(&SampleRow) -> &str| strings(rows.iter().map(f));
     batch(vec![
-        ("id", false, texts(|r| &r.id)),
+        ("id", false, ids(kind, rows.iter().map(|r| r.id.as_str()))?),
         ("source", false, texts(|r| &r.source)),
         ("key", false, texts(|r| &r.key)),
         ("member", false, texts(|r| &r.member)),
@@ -111,10 +117,11 @@ pub fn samples_to_batch(rows: &[SampleRow]) -> Result<RecordBatch> {
 /// # Errors
 /// The column that is missing or of another type.
 pub fn samples_from_batch(table: &RecordBatch) -> Result<Vec<SampleRow>, String> {
-    let [ids, sources, keys, members, errors, formats, sums] =
-        ["id", "source", "key", "member", "error", "format", "sha256"]
+    let ids = id_column(table, "id")?;
+    let [sources, keys, members, errors, formats, sums] =
+        ["source", "key", "member", "error", "format", "sha256"]
             .map(|name| text_column(table, name));
-    let (ids, sources, keys, members) = (ids?, sources?, keys?, members?);
+    let (sources, keys, members) = (sources?, keys?, members?);
     let (errors, formats, sums) = (errors?, formats?, sums?);
     let [offsets, lengths, bytes] =
         ["offset", "length", "bytes"].map(|name| column::<UInt64Type>(table, name));
@@ -145,6 +152,8 @@ pub fn samples_from_batch(table: &RecordBatch) -> Result<Vec<SampleRow>, String>
 pub struct Embeddings {
     /// n ids.
     pub ids: Vec<String>,
+    /// Their type in the table.
+    pub id_type: IdType,
     /// d
     pub dims: usize,
     /// Stored as: f32 or f16.
@@ -175,7 +184,11 @@ impl Embeddings {
                 )
             })?;
         batch(vec![
-            ("id", false, strings(self.ids.iter().map(String::as_str))),
+            (
+                "id",
+                false,
+                ids(self.id_type, self.ids.iter().map(String::as_str))?,
+            ),
             ("embedding", false, Arc::new(list)),
         ])
     }
@@ -185,10 +198,11 @@ impl Embeddings {
     /// # Errors
     /// What is missing or of another type.
     pub fn from_batch(table: &RecordBatch) -> Result<Embeddings, String> {
-        let ids = text_column(table, "id")?
-            .iter()
-            .map(|id| id.unwrap_or_default().to_string())
-            .collect();
+        let texts = id_column(table, "id")?;
+        let ids = texts.iter().map(|id| id.unwrap_or_default().to_string());
+        let ids = ids.collect();
+        let id_type = table.column_by_name("id").map(|column| column.data_type());
+        let id_type = id_type.and_then(IdType::of).unwrap_or_default();
         let column = table
             .column_by_name("embedding")
             .ok_or("has no column embedding")?;
@@ -217,6 +231,7 @@ impl Embeddings {
         };
         Ok(Embeddings {
             ids,
+            id_type,
             dims: *dims as usize,
             dtype,
             rows,
@@ -227,10 +242,10 @@ impl Embeddings {
 /// `scores/NAME/`: id, score.
 ///
 /// # Errors
-/// [`Error::Shape`] where lengths differ.
-pub fn scores_to_batch(ids: &[String], scores: &[f32]) -> Result<RecordBatch> {
+/// [`Error::Shape`] where lengths differ, or for an id that the type cannot hold.
+pub fn scores_to_batch(kind: IdType, names: &[String], scores: &[f32]) -> Result<RecordBatch> {
     batch(vec![
-        ("id", false, strings(ids.iter().map(String::as_str))),
+        ("id", false, ids(kind, names.iter().map(String::as_str))?),
         (
             "score",
             false,
@@ -250,16 +265,17 @@ pub fn scores_from_batch(table: &RecordBatch) -> Result<Vec<f32>, String> {
 /// `duplicates/pairs-*.parquet`: a, b, cosine, identical (b's row equals a's to the bit, and b's other pairs are a's).
 ///
 /// # Errors
-/// None for columns of one length.
+/// [`Error::Shape`] where lengths differ, or for an id that the type cannot hold.
 pub fn pairs_to_batch(
+    kind: IdType,
     a: &[&str],
     b: &[&str],
     cosine: &[f64],
     identical: &[bool],
 ) -> Result<RecordBatch> {
     batch(vec![
-        ("a", false, strings(a.iter().copied())),
-        ("b", false, strings(b.iter().copied())),
+        ("a", false, ids(kind, a.iter().copied())?),
+        ("b", false, ids(kind, b.iter().copied())?),
         (
             "cosine",
             false,
@@ -281,7 +297,7 @@ pub fn for_each_pair(
     table: &RecordBatch,
     mut each: impl FnMut(&str, &str, f64, bool) -> Result<(), String>,
 ) -> Result<(), String> {
-    let (a, b) = (text_column(table, "a")?, text_column(table, "b")?);
+    let (a, b) = (id_column(table, "a")?, id_column(table, "b")?);
     let cosine = column::<Float64Type>(table, "cosine")?;
     let identical = table
         .column_by_name("identical")
@@ -294,11 +310,15 @@ pub fn for_each_pair(
 /// A table of an id, another id and a number, such as `removed.parquet`.
 ///
 /// # Errors
-/// None for columns of one length.
-pub fn matched_to_batch(names: [&str; 3], rows: &[(&str, &str, f64)]) -> Result<RecordBatch> {
+/// [`Error::Shape`] for an id that the type cannot hold.
+pub fn matched_to_batch(
+    kind: IdType,
+    names: [&str; 3],
+    rows: &[(&str, &str, f64)],
+) -> Result<RecordBatch> {
     batch(vec![
-        (names[0], false, strings(rows.iter().map(|r| r.0))),
-        (names[1], false, strings(rows.iter().map(|r| r.1))),
+        (names[0], false, ids(kind, rows.iter().map(|r| r.0))?),
+        (names[1], false, ids(kind, rows.iter().map(|r| r.1))?),
         (
             names[2],
             false,
@@ -310,15 +330,16 @@ pub fn matched_to_batch(names: [&str; 3], rows: &[(&str, &str, f64)]) -> Result<
 /// `clusters/part-*.parquet`: id, centroid, cosine_dist_to_cent, l2_dist_to_cent.
 ///
 /// # Errors
-/// [`Error::Shape`] where lengths differ.
+/// [`Error::Shape`] where lengths differ, or for an id that the type cannot hold.
 pub fn clusters_to_batch(
-    ids: &[&str],
+    kind: IdType,
+    names: &[&str],
     centroid: &[u32],
     cosine: &[f32],
     l2: &[f32],
 ) -> Result<RecordBatch> {
     batch(vec![
-        ("id", false, strings(ids.iter().copied())),
+        ("id", false, ids(kind, names.iter().copied())?),
         (
             "centroid",
             false,
@@ -365,13 +386,14 @@ pub struct DecisionRow {
 /// `decisions.parquet`: id, keep, reason, duplicate_of, and a column a score (null where the sample is bad).
 ///
 /// # Errors
-/// [`Error::Shape`] where lengths differ.
+/// [`Error::Shape`] where lengths differ, or for an id that the type cannot hold.
 pub fn decisions_to_batch(
+    kind: IdType,
     rows: &[DecisionRow],
     scores: &[(String, Vec<Option<f32>>)],
 ) -> Result<RecordBatch> {
     let mut columns: Vec<(&str, bool, ArrayRef)> = vec![
-        ("id", false, strings(rows.iter().map(|r| r.id.as_str()))),
+        ("id", false, ids(kind, rows.iter().map(|r| r.id.as_str()))?),
         (
             "keep",
             false,
@@ -387,7 +409,7 @@ pub fn decisions_to_batch(
         (
             "duplicate_of",
             true,
-            optional_strings(rows.iter().map(|r| r.duplicate_of.as_deref())),
+            kind.column(rows.iter().map(|r| r.duplicate_of.as_deref()))?,
         ),
     ];
     for (name, values) in scores {
@@ -402,9 +424,9 @@ pub fn decisions_to_batch(
 /// What is missing or of another type.
 pub fn decisions_from_batch(table: &RecordBatch) -> Result<Vec<DecisionRow>, String> {
     let (ids, reasons, others) = (
-        text_column(table, "id")?,
+        id_column(table, "id")?,
         text_column(table, "reason")?,
-        text_column(table, "duplicate_of")?,
+        id_column(table, "duplicate_of")?,
     );
     let row = |i: usize| DecisionRow {
         id: ids.value(i).into(),
@@ -412,6 +434,14 @@ pub fn decisions_from_batch(table: &RecordBatch) -> Result<Vec<DecisionRow>, Str
         duplicate_of: others.is_valid(i).then(|| others.value(i).into()),
     };
     Ok((0..table.num_rows()).map(row).collect())
+}
+
+/// A column of ids as texts, whatever their type.
+fn id_column(table: &RecordBatch, name: &str) -> Result<StringArray, String> {
+    let column = table
+        .column_by_name(name)
+        .ok_or_else(|| format!("has no column {name}"))?;
+    as_texts(column).map_err(|kind| format!("column {name} is {kind}"))
 }
 
 fn text_column<'a>(table: &'a RecordBatch, name: &str) -> Result<&'a StringArray, String> {
@@ -458,7 +488,7 @@ mod tests {
         };
         let rows = vec![good, bad];
         assert_eq!(
-            samples_from_batch(&samples_to_batch(&rows).unwrap()).unwrap(),
+            samples_from_batch(&samples_to_batch(&rows, IdType::String).unwrap()).unwrap(),
             rows
         );
     }
@@ -466,10 +496,15 @@ mod tests {
     #[test]
     fn embeddings_come_back_in_both_precisions_and_when_empty() {
         for dtype in [DType::F32, DType::F16] {
-            for ids in [vec![], vec!["a".to_string(), "b".to_string()]] {
+            for (id_type, ids) in [
+                (IdType::String, vec![]),
+                (IdType::LargeString, vec!["a".to_string(), "b".to_string()]),
+                (IdType::Int64, vec!["-7".to_string(), "12".to_string()]),
+            ] {
                 let rows = (0..ids.len() * 3).map(|i| i as f32 / 4.0).collect();
                 let embeddings = Embeddings {
                     ids,
+                    id_type,
                     dims: 3,
                     dtype,
                     rows,

@@ -474,10 +474,10 @@ fn stages_one_by_one_leave_what_the_pipeline_leaves() {
     };
     let dedup = Dedup {
         eps: Some(0.01),
-        keep: Keep::Best {
+        keep: Some(Keep::Best {
             score: "red".into(),
             ascending: true,
-        },
+        }),
         removal: Removal::Chain,
         ..Dedup::default()
     };
@@ -1046,7 +1046,7 @@ proptest! {
                 mode: if case.semantic.is_some() { Mode::Semantic } else { Mode::Auto },
                 eps: case.eps,
                 clusters: Clusters { clusters: case.semantic, ..Clusters::default() },
-                keep: case.keep.parse().unwrap(),
+                keep: Some(case.keep.parse().unwrap()),
                 removal: case.removal,
                 ..Dedup::default()
             })

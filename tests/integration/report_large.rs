@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clipsift::store::RunDir;
+use clipsift::store::ids::IdType;
 use clipsift::store::run_file::{EmbedRequest, RunFile, ScoreRequest};
 use clipsift::store::tables::{Embeddings, SampleRow, scores_to_batch};
 use clipsift::store::{Table, run_file::Bound, run_file::Threshold};
@@ -61,9 +62,14 @@ fn stored(at: &Path, groups: usize, size: usize) -> String {
         dir.prepare(table).unwrap();
     }
     let part = dir.part(Table::Scores("mine"), 0);
-    clipsift::atomic::write_parquet(part, &scores_to_batch(&ids, &scores).unwrap()).unwrap();
+    clipsift::atomic::write_parquet(
+        part,
+        &scores_to_batch(IdType::String, &ids, &scores).unwrap(),
+    )
+    .unwrap();
     let embeddings = Embeddings {
         ids,
+        id_type: IdType::String,
         dims: DIMS,
         dtype: candle_core::DType::F32,
         rows,
@@ -75,6 +81,9 @@ fn stored(at: &Path, groups: usize, size: usize) -> String {
             content: Vec::new(),
             partition: None,
             id_column: None,
+            embedding_column: None,
+            imported: false,
+            id_type: IdType::String,
             model: "none".into(),
             fingerprint: String::new(),
             dims: DIMS,

@@ -1,0 +1,142 @@
+//! How duplicates are asked for.
+
+use super::clusters::Clusters;
+use super::duplicates::Mode;
+use crate::dedup::decide::{Keep, Removal};
+use crate::error::{Error, Result};
+
+/// How duplicates are found and decided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dedup {
+    /// How to look.
+    pub mode: Mode,
+    /// A pair is a duplicate when cosine >= 1 - eps; none for the model's default.
+    pub eps: Option<f64>,
+    /// Pairs are stored down to cosine 1 - floor; none for 4 x eps.
+    pub floor: Option<f64>,
+    /// How clusters are made.
+    pub clusters: Clusters,
+    /// Order of preference; none for largest among images and first among embeddings that others made.
+    pub keep: Option<Keep>,
+    /// What a row falls to.
+    pub removal: Removal,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Rows on each side of a tile of cosines: memory and speed, never the result.
+    pub tile: usize,
+}
+
+impl Default for Dedup {
+    fn default() -> Dedup {
+        Dedup {
+            mode: Mode::Auto,
+            eps: None,
+            floor: None,
+            clusters: Clusters::default(),
+            keep: None,
+            removal: Removal::Group,
+            seed: 42,
+            tile: crate::ops::tile::TILE,
+        }
+    }
+}
+
+impl Dedup {
+    /// Sets the order of preference.
+    pub fn keep(self, keep: Keep) -> Dedup {
+        Dedup {
+            keep: Some(keep),
+            ..self
+        }
+    }
+
+    /// Sets what a row falls to.
+    pub fn removal(self, removal: Removal) -> Dedup {
+        Dedup { removal, ..self }
+    }
+
+    /// Sets how far down pairs are stored, for a larger eps later.
+    pub fn floor(self, floor: f64) -> Dedup {
+        Dedup {
+            floor: Some(floor),
+            ..self
+        }
+    }
+
+    /// Sets how clusters are made.
+    pub fn clusters(self, clusters: Clusters) -> Dedup {
+        Dedup { clusters, ..self }
+    }
+
+    /// No looking for duplicates.
+    pub fn off() -> Dedup {
+        Dedup {
+            mode: Mode::Off,
+            ..Dedup::default()
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Usage`] for what contradicts itself, whatever the data.
+    pub fn check(&self) -> Result<()> {
+        let range = |name: &str, value: Option<f64>| match value {
+            Some(x) if !(0.0..=2.0).contains(&x) => Err(Error::usage(format!(
+                "--{name} {x}: give a number in 0..=2"
+            ))),
+            _ => Ok(()),
+        };
+        self.clusters.check()?;
+        range("eps", self.eps)?;
+        range("floor", self.floor)?;
+        if let (Some(eps), Some(floor)) = (self.eps, self.floor)
+            && floor < eps
+        {
+            return Err(Error::usage(format!(
+                "--floor {floor} is below --eps {eps}; pairs are stored down to the floor"
+            )));
+        }
+        if self.tile == 0 {
+            return Err(Error::usage("--tile 0: give at least 1"));
+        }
+        let clusterless = matches!(self.mode, Mode::Exact | Mode::Off);
+        if clusterless && self.clusters.asked_for() {
+            return Err(Error::usage(
+                "--clusters and --centroids are for --dedup semantic; leave them out, or the other mode",
+            ));
+        }
+        match &self.keep {
+            Some(keep @ (Keep::Hard | Keep::Easy)) if clusterless => Err(Error::usage(format!(
+                "--keep {keep} needs clusters; use --dedup semantic, or another order"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Duplicates among every pair of the set: `Exact::within(0.02).keep(Keep::Largest)`.
+pub enum Exact {}
+
+impl Exact {
+    /// Two samples are duplicates when cosine >= 1 - eps.
+    pub fn within(eps: f64) -> Dedup {
+        Dedup {
+            mode: Mode::Exact,
+            eps: Some(eps),
+            ..Dedup::default()
+        }
+    }
+}
+
+/// Duplicates inside clusters: `Semantic::within(0.02)`.
+pub enum Semantic {}
+
+impl Semantic {
+    /// Two samples of a cluster are duplicates when cosine >= 1 - eps.
+    pub fn within(eps: f64) -> Dedup {
+        Dedup {
+            mode: Mode::Semantic,
+            eps: Some(eps),
+            ..Dedup::default()
+        }
+    }
+}

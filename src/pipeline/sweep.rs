@@ -1,0 +1,72 @@
+//! What other values of eps would remove, from the stored pairs; nothing is changed.
+
+use super::run::Run;
+use super::set::Samples;
+use super::{duplicates, pairs};
+use crate::dedup::decide::{Keep, PairGraph, Removal};
+use crate::error::{Error, Result};
+use crate::sample::Reason;
+
+/// What one eps would do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Swept {
+    /// The eps.
+    pub eps: f64,
+    /// Duplicates there would be.
+    pub duplicates: u64,
+    /// Samples that would be kept.
+    pub kept: u64,
+}
+
+impl Run {
+    /// What each eps would remove of the samples that pass the thresholds, in the order of preference and by the removal that
+    /// were decided with last.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where no pairs are stored, not all, or not down to an eps.
+    pub fn sweep(&self, eps: &[f64]) -> Result<Vec<Swept>> {
+        let root = self.root().display();
+        let decide = self.file.decide.as_ref();
+        let Some(decide) = decide.filter(|decide| decide.eps.is_some()) else {
+            return Err(Error::usage(format!(
+                "{root} has no pairs yet; clipsift dedup {root} finds them"
+            )));
+        };
+        let (found, pair_files) = self.found()?;
+        if let Some(eps) = eps.iter().find(|eps| !(0.0..=found.floor).contains(*eps)) {
+            return Err(Error::usage(format!(
+                "--sweep {eps}: pairs of {root} are stored for an eps from 0 to {}; clipsift dedup {root} --floor {eps} finds more",
+                found.floor
+            )));
+        }
+        let damaged = |reason: String| Error::run(self.root(), reason);
+        let keep: Keep = decide.keep.parse().map_err(damaged)?;
+        let removal: Removal = decide.removal.parse().map_err(damaged)?;
+        let samples = Samples::read(&self.dirs())?;
+        let decisions = self.decisions()?;
+        if decisions.len() != samples.rows.len() {
+            return Err(damaged(
+                "the decisions are not those of the samples; clipsift dedup makes them anew".into(),
+            ));
+        }
+        let passes = |at: &usize| matches!(decisions[*at].reason, Reason::Kept | Reason::Duplicate);
+        let survivors: Vec<bool> = samples.good.iter().map(passes).collect();
+        let passing = survivors.iter().filter(|passes| **passes).count() as u64;
+        let order = duplicates::order(&self.home, &self.dirs(), &samples, &keep, decide.seed)?;
+        eps.iter()
+            .map(|&eps| {
+                let mut graph = PairGraph::new(samples.len(), eps)?;
+                pairs::read_pairs(&self.home, &samples, pair_files, |pairs| {
+                    Ok(graph.add(pairs)?)
+                })?;
+                let fallen = graph.decide(&survivors, &[], &order, removal)?;
+                let duplicates = fallen.iter().flatten().count() as u64;
+                Ok(Swept {
+                    eps,
+                    duplicates,
+                    kept: passing - duplicates,
+                })
+            })
+            .collect()
+    }
+}
