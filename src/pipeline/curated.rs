@@ -242,7 +242,13 @@ pub(super) fn reopen(dir: &RunDir) -> Result<Inputs> {
         stdin,
         ..read::Options::default()
     };
-    let inputs = Inputs::open(&embed.inputs, &options)?;
+    let inputs = Inputs::open(&embed.inputs, &options).map_err(|error| match error {
+        Error::Input { input, reason } if Path::new(&input).is_relative() => Error::Input {
+            input,
+            reason: format!("{reason}; run.json names the inputs as they were written, so call this from the folder in which the run was made"),
+        },
+        other => other,
+    })?;
     match embed.partition {
         Some(partition) => inputs.partition(partition.parse()?),
         None => Ok(inputs),

@@ -15,6 +15,7 @@ mod read;
 mod report;
 mod report_large;
 mod resize;
+mod stale;
 mod structure;
 mod tower;
 mod write;
