@@ -147,16 +147,18 @@ fn score_one(
     for (name, head) in &heads {
         clipsift::pipeline::check_dims(name, head, run.dims()?)?;
     }
+    let decided = run.summary()?.decided;
     for (name, head) in &heads {
         run.score(name, head, context)?;
     }
-    let mut summary = run.summary()?;
     if !thresholds.0.is_empty() {
         run.set_thresholds(thresholds.0.clone())?;
-        if summary.decided {
-            summary = run.decide(&[], context)?;
-        }
     }
+    let summary = match decided {
+        // Decisions that were there know nothing of what is new.
+        true => run.decide(&[], context)?,
+        false => run.summary()?,
+    };
     print_summary(&run, &summary);
     Ok(())
 }

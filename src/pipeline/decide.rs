@@ -14,9 +14,10 @@ use crate::atomic;
 use crate::dedup::decide::{DuplicateOf, Keep, PairGraph, Removal};
 use crate::error::{Error, Result};
 use crate::sample::{Decision, Reason};
+use crate::store::findings::{self, DecisionRow};
 use crate::store::ids::IdType;
 use crate::store::run_file::{DecideRequest, DedupRequest, Threshold};
-use crate::store::tables::{self, DecisionRow, SampleRow};
+use crate::store::tables::SampleRow;
 
 /// What is known of a good sample when it is decided about; what [`crate::Pipeline::keep_if`] is shown.
 #[derive(Clone, Copy)]
@@ -282,12 +283,12 @@ impl Run {
         removed: &[(&str, &str, f64)],
     ) -> Result<()> {
         if self.file.dedup.is_some() {
-            let table = tables::matched_to_batch(kind, ["id", "kept_id", "cosine"], removed)?;
+            let table = findings::matched_to_batch(kind, ["id", "kept_id", "cosine"], removed)?;
             atomic::write_parquet(self.home.path("duplicates/removed.parquet"), &table)?;
         }
         let path = self.home.path("decisions.parquet");
         let before = std::fs::read(&path).ok();
-        atomic::write_parquet(&path, &tables::decisions_to_batch(kind, rows, scores)?)?;
+        atomic::write_parquet(&path, &findings::decisions_to_batch(kind, rows, scores)?)?;
         if before != std::fs::read(&path).ok() {
             // The set in curated/, if there is one, is not that of these decisions any more.
             self.file.write = None;
@@ -326,7 +327,7 @@ impl Run {
                 "{root} has no decisions yet; clipsift dedup {root} or clipsift filter {root} makes them"
             )));
         }
-        let rows = tables::decisions_from_batch(&atomic::read_parquet(&path)?)
+        let rows = findings::decisions_from_batch(&atomic::read_parquet(&path)?)
             .map_err(|reason| Error::run(&path, reason))?;
         Ok(rows
             .into_iter()

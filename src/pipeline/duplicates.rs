@@ -14,7 +14,7 @@ use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
 use crate::ops::tile::Pair;
 use crate::store::run_file::{ClusterRequest, DedupRequest};
-use crate::store::{RunDir, Table, tables};
+use crate::store::{RunDir, Table, findings};
 
 const CENTROIDS: &str = "clusters/centroids.safetensors";
 
@@ -270,7 +270,7 @@ fn write_clusters(
             .clone()
             .map(|row| samples.sample(row).id.as_str())
             .collect();
-        let table = tables::clusters_to_batch(
+        let table = findings::clusters_to_batch(
             samples.id_type,
             &ids,
             &kmeans.labels[rows.clone()],
@@ -299,7 +299,7 @@ fn write_matches(
         .map(|(row, m)| (id(row), id(m.row), m.cosine))
         .collect();
     let table =
-        tables::matched_to_batch(samples.id_type, ["id", "max_id", "cosine_sim_score"], &rows)?;
+        findings::matched_to_batch(samples.id_type, ["id", "max_id", "cosine_sim_score"], &rows)?;
     atomic::write_parquet(home.path("duplicates/matches.parquet"), &table)
 }
 

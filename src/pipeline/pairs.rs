@@ -6,7 +6,7 @@ use super::set::Samples;
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::ops::tile::Pair;
-use crate::store::{RunDir, tables};
+use crate::store::{RunDir, findings};
 
 /// Pairs in a file.
 const PAIRS_A_FILE: usize = 1 << 20;
@@ -53,7 +53,7 @@ impl<'a> PairFiles<'a> {
         let b: Vec<_> = self.held.iter().map(|p| id(p.b)).collect();
         let cosine: Vec<_> = self.held.iter().map(|p| p.cosine).collect();
         let identical: Vec<_> = self.held.iter().map(|p| p.identical).collect();
-        let table = tables::pairs_to_batch(self.samples.id_type, &a, &b, &cosine, &identical)?;
+        let table = findings::pairs_to_batch(self.samples.id_type, &a, &b, &cosine, &identical)?;
         atomic::write_parquet(pairs_path(self.home, self.files), &table)?;
         self.files += 1;
         self.held.clear();
@@ -85,7 +85,7 @@ pub(super) fn read_pairs(
             return Err(Error::run(&path, reason));
         }
         let mut block = Vec::new();
-        tables::for_each_pair(&atomic::read_parquet(&path)?, |a, b, cosine, identical| {
+        findings::for_each_pair(&atomic::read_parquet(&path)?, |a, b, cosine, identical| {
             let row = |id: &str| {
                 let row = rows.get(id).copied();
                 row.ok_or_else(|| format!("names {id}, which is not in the set"))

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::store::ids::IdType;
 use crate::store::run_file::RunFile;
 use crate::store::tables::SampleRow;
-use crate::store::{RunDir, Table, tables};
+use crate::store::{RunDir, Table, findings};
 
 /// Samples of a set and what is known of them, without embeddings.
 pub(super) struct Samples {
@@ -165,7 +165,7 @@ pub(super) fn read_clusters(home: &RunDir, samples: &Samples) -> Result<(Vec<u32
         let path = home.part(Table::Clusters, part);
         let table = crate::atomic::read_parquet(&path)?;
         let (l, d) =
-            tables::clusters_from_batch(&table).map_err(|reason| Error::run(&path, reason))?;
+            findings::clusters_from_batch(&table).map_err(|reason| Error::run(&path, reason))?;
         labels.extend(l);
         distances.extend(d);
     }

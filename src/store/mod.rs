@@ -3,6 +3,7 @@
 //! Every file appears whole or not at all ([`crate::atomic`]). A part is a block of consecutive samples in read order; its
 //! `samples/` table is written last, so where that stands the part is done.
 
+pub mod findings;
 pub mod ids;
 pub mod run_file;
 pub mod tables;

@@ -1,14 +1,12 @@
-//! Rows of the run directory's tables, to and from Arrow.
+//! Rows of what was read and computed, to and from Arrow: samples, embeddings, scores.
 
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float16Array, Float32Array,
-    Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array,
+    Array, ArrayRef, AsArray, FixedSizeListArray, Float16Array, Float32Array, RecordBatch,
+    StringArray, UInt32Array, UInt64Array,
 };
-use arrow::datatypes::{
-    DataType, Field, Float16Type, Float32Type, Float64Type, Schema, UInt32Type, UInt64Type,
-};
+use arrow::datatypes::{DataType, Field, Float16Type, Float32Type, Schema, UInt32Type, UInt64Type};
 use candle_core::DType;
 use half::f16;
 
@@ -51,21 +49,21 @@ impl SampleRow {
     }
 }
 
-fn strings<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+pub(super) fn strings<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
 }
 
 /// A column of ids in the run's type of ids.
-fn ids<'a>(kind: IdType, ids: impl Iterator<Item = &'a str>) -> Result<ArrayRef> {
+pub(super) fn ids<'a>(kind: IdType, ids: impl Iterator<Item = &'a str>) -> Result<ArrayRef> {
     kind.column(ids.map(Some))
 }
 
-fn optional_strings<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+pub(super) fn optional_strings<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     Arc::new(StringArray::from_iter(values))
 }
 
 /// A table from its columns; a column is nullable where `true` stands.
-pub(crate) fn batch(columns: Vec<(&str, bool, ArrayRef)>) -> Result<RecordBatch> {
+pub(super) fn batch(columns: Vec<(&str, bool, ArrayRef)>) -> Result<RecordBatch> {
     let fields: Vec<Field> = columns
         .iter()
         .map(|(name, null, array)| Field::new(*name, array.data_type().clone(), *null))
@@ -262,196 +260,25 @@ pub fn scores_from_batch(table: &RecordBatch) -> Result<Vec<f32>, String> {
     Ok(column::<Float32Type>(table, "score")?.values().to_vec())
 }
 
-/// `duplicates/pairs-*.parquet`: a, b, cosine, identical (b's row equals a's to the bit, and b's other pairs are a's).
-///
-/// # Errors
-/// [`Error::Shape`] where lengths differ, or for an id that the type cannot hold.
-pub fn pairs_to_batch(
-    kind: IdType,
-    a: &[&str],
-    b: &[&str],
-    cosine: &[f64],
-    identical: &[bool],
-) -> Result<RecordBatch> {
-    batch(vec![
-        ("a", false, ids(kind, a.iter().copied())?),
-        ("b", false, ids(kind, b.iter().copied())?),
-        (
-            "cosine",
-            false,
-            Arc::new(Float64Array::from(cosine.to_vec())),
-        ),
-        (
-            "identical",
-            false,
-            Arc::new(BooleanArray::from(identical.to_vec())),
-        ),
-    ])
-}
-
-/// Calls `each(a, b, cosine, identical)` for the rows of a pairs table.
-///
-/// # Errors
-/// What is missing or of another type, and what `each` refuses.
-pub fn for_each_pair(
-    table: &RecordBatch,
-    mut each: impl FnMut(&str, &str, f64, bool) -> Result<(), String>,
-) -> Result<(), String> {
-    let (a, b) = (id_column(table, "a")?, id_column(table, "b")?);
-    let cosine = column::<Float64Type>(table, "cosine")?;
-    let identical = table
-        .column_by_name("identical")
-        .and_then(|c| c.as_boolean_opt())
-        .ok_or("has no column identical")?;
-    (0..table.num_rows())
-        .try_for_each(|i| each(a.value(i), b.value(i), cosine.value(i), identical.value(i)))
-}
-
-/// A table of an id, another id and a number, such as `removed.parquet`.
-///
-/// # Errors
-/// [`Error::Shape`] for an id that the type cannot hold.
-pub fn matched_to_batch(
-    kind: IdType,
-    names: [&str; 3],
-    rows: &[(&str, &str, f64)],
-) -> Result<RecordBatch> {
-    batch(vec![
-        (names[0], false, ids(kind, rows.iter().map(|r| r.0))?),
-        (names[1], false, ids(kind, rows.iter().map(|r| r.1))?),
-        (
-            names[2],
-            false,
-            Arc::new(Float64Array::from_iter_values(rows.iter().map(|r| r.2))),
-        ),
-    ])
-}
-
-/// `clusters/part-*.parquet`: id, centroid, cosine_dist_to_cent, l2_dist_to_cent.
-///
-/// # Errors
-/// [`Error::Shape`] where lengths differ, or for an id that the type cannot hold.
-pub fn clusters_to_batch(
-    kind: IdType,
-    names: &[&str],
-    centroid: &[u32],
-    cosine: &[f32],
-    l2: &[f32],
-) -> Result<RecordBatch> {
-    batch(vec![
-        ("id", false, ids(kind, names.iter().copied())?),
-        (
-            "centroid",
-            false,
-            Arc::new(UInt32Array::from(centroid.to_vec())),
-        ),
-        (
-            "cosine_dist_to_cent",
-            false,
-            Arc::new(Float32Array::from(cosine.to_vec())),
-        ),
-        (
-            "l2_dist_to_cent",
-            false,
-            Arc::new(Float32Array::from(l2.to_vec())),
-        ),
-    ])
-}
-
-/// Reads centroid numbers and cosine distances of a clusters part.
-///
-/// # Errors
-/// What is missing or of another type.
-pub fn clusters_from_batch(table: &RecordBatch) -> Result<(Vec<u32>, Vec<f32>), String> {
-    let labels = column::<UInt32Type>(table, "centroid")?.values().to_vec();
-    Ok((
-        labels,
-        column::<Float32Type>(table, "cosine_dist_to_cent")?
-            .values()
-            .to_vec(),
-    ))
-}
-
-/// A row of `decisions.parquet` without its scores.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DecisionRow {
-    /// The sample.
-    pub id: String,
-    /// kept, corrupt, a score's name, or duplicate.
-    pub reason: String,
-    /// The kept sample that stands for a duplicate.
-    pub duplicate_of: Option<String>,
-}
-
-/// `decisions.parquet`: id, keep, reason, duplicate_of, and a column a score (null where the sample is bad).
-///
-/// # Errors
-/// [`Error::Shape`] where lengths differ, or for an id that the type cannot hold.
-pub fn decisions_to_batch(
-    kind: IdType,
-    rows: &[DecisionRow],
-    scores: &[(String, Vec<Option<f32>>)],
-) -> Result<RecordBatch> {
-    let mut columns: Vec<(&str, bool, ArrayRef)> = vec![
-        ("id", false, ids(kind, rows.iter().map(|r| r.id.as_str()))?),
-        (
-            "keep",
-            false,
-            Arc::new(BooleanArray::from_iter(
-                rows.iter().map(|r| Some(r.reason == "kept")),
-            )),
-        ),
-        (
-            "reason",
-            false,
-            strings(rows.iter().map(|r| r.reason.as_str())),
-        ),
-        (
-            "duplicate_of",
-            true,
-            kind.column(rows.iter().map(|r| r.duplicate_of.as_deref()))?,
-        ),
-    ];
-    for (name, values) in scores {
-        columns.push((name, true, Arc::new(Float32Array::from(values.clone()))));
-    }
-    batch(columns)
-}
-
-/// Reads `decisions.parquet` back, without its scores.
-///
-/// # Errors
-/// What is missing or of another type.
-pub fn decisions_from_batch(table: &RecordBatch) -> Result<Vec<DecisionRow>, String> {
-    let (ids, reasons, others) = (
-        id_column(table, "id")?,
-        text_column(table, "reason")?,
-        id_column(table, "duplicate_of")?,
-    );
-    let row = |i: usize| DecisionRow {
-        id: ids.value(i).into(),
-        reason: reasons.value(i).into(),
-        duplicate_of: others.is_valid(i).then(|| others.value(i).into()),
-    };
-    Ok((0..table.num_rows()).map(row).collect())
-}
-
 /// A column of ids as texts, whatever their type.
-fn id_column(table: &RecordBatch, name: &str) -> Result<StringArray, String> {
+pub(super) fn id_column(table: &RecordBatch, name: &str) -> Result<StringArray, String> {
     let column = table
         .column_by_name(name)
         .ok_or_else(|| format!("has no column {name}"))?;
     as_texts(column).map_err(|kind| format!("column {name} is {kind}"))
 }
 
-fn text_column<'a>(table: &'a RecordBatch, name: &str) -> Result<&'a StringArray, String> {
+pub(super) fn text_column<'a>(
+    table: &'a RecordBatch,
+    name: &str,
+) -> Result<&'a StringArray, String> {
     table
         .column_by_name(name)
         .and_then(|c| c.as_string_opt::<i32>())
         .ok_or_else(|| format!("has no text column {name}"))
 }
 
-fn column<'a, T: arrow::array::ArrowPrimitiveType>(
+pub(super) fn column<'a, T: arrow::array::ArrowPrimitiveType>(
     table: &'a RecordBatch,
     name: &str,
 ) -> Result<&'a arrow::array::PrimitiveArray<T>, String> {

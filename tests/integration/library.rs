@@ -11,8 +11,8 @@ use clipsift::dedup::decide::{Keep, Removal};
 use clipsift::ops::dot::cosine;
 use clipsift::pipeline::{Candidate, Clusters, Context, Dedup, Event, Mode, Shards, Stage};
 use clipsift::read::Reader;
+use clipsift::store::findings;
 use clipsift::store::run_file::{Bound, Threshold};
-use clipsift::store::tables;
 use clipsift::{
     Blob, Embedded, Embedder, Error, Pipeline, Reason, Result, Rgb8, Run, Sample, Scorer, Sidecar,
 };
@@ -1064,7 +1064,7 @@ proptest! {
             let mut all = (Vec::new(), Vec::new());
             for part in 0..samples.len().div_ceil(case.part_size) {
                 let path = run.join(format!("clusters/part-{part:05}.parquet"));
-                let (labels, distances) = tables::clusters_from_batch(&table(path)).unwrap();
+                let (labels, distances) = findings::clusters_from_batch(&table(path)).unwrap();
                 all.0.extend(labels);
                 all.1.extend(distances);
             }

@@ -199,3 +199,18 @@ fn a_set_of_runs_notices_when_its_members_change() {
         .contains("named twice")
     );
 }
+
+#[test]
+fn a_score_that_is_added_later_stands_in_the_decisions_and_its_threshold_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let head = head_for_builtin(dir.path());
+    let later = curated(dir.path(), "later", "--write none");
+    good(&format!("score {later} --head mine={head} --min mine=0.0"));
+    let once = curated(
+        dir.path(),
+        "once",
+        &format!("--write none --head mine={head} --min mine=0.0"),
+    );
+    assert!(count(&once, "mine") > 0);
+    assert_eq!(decisions(Path::new(&later)), decisions(Path::new(&once)));
+}
