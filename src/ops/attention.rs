@@ -159,6 +159,7 @@ fn join<T: Element>(by_head: &[T], t: usize, heads: usize, head_dim: usize) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::element::max_difference;
     use candle_core::{D, Device};
 
     /// The same by whole matrices.
@@ -204,13 +205,7 @@ mod tests {
             let qkv = Tensor::randn(0f32, 1.5, (n, t, 3 * heads * head_dim), &Device::Cpu).unwrap();
             let bias = Tensor::randn(0f32, 1.0, 3 * heads * head_dim, &Device::Cpu).unwrap();
             let got = attention(&qkv, &bias, heads).unwrap();
-            let difference = (got - composed(&qkv, &bias, heads))
-                .unwrap()
-                .abs()
-                .unwrap()
-                .flatten_all()
-                .unwrap();
-            let difference = difference.max(0).unwrap().to_scalar::<f32>().unwrap();
+            let difference = max_difference(&got, &composed(&qkv, &bias, heads));
             assert!(
                 difference < 2e-5,
                 "n {n}, t {t}, {heads} heads of {head_dim}: {difference}"

@@ -93,3 +93,10 @@ macro_rules! by_dtype {
     };
 }
 pub(crate) use by_dtype;
+
+/// The largest |a - b|, for tests that hold an op to its composed twin.
+#[cfg(test)]
+pub(crate) fn max_difference(a: &Tensor, b: &Tensor) -> f32 {
+    let difference = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
+    difference.max(0).unwrap().to_scalar().unwrap()
+}

@@ -156,6 +156,7 @@ fn check(op: &'static str, x: &Tensor, parameters: &[&Tensor]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::element::max_difference;
     use candle_core::Device;
 
     fn random(shape: &[usize]) -> Tensor {
@@ -168,19 +169,6 @@ mod tests {
             bias: random(&[width]),
             eps: 1e-5,
         }
-    }
-
-    fn difference(a: &Tensor, b: &Tensor) -> f32 {
-        (a - b)
-            .unwrap()
-            .abs()
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .max(0)
-            .unwrap()
-            .to_scalar()
-            .unwrap()
     }
 
     #[test]
@@ -206,15 +194,15 @@ mod tests {
                 .broadcast_add(&norm.bias)
                 .unwrap();
             assert!(
-                difference(&sum, &expected_sum) < 1e-6,
+                max_difference(&sum, &expected_sum) < 1e-6,
                 "sum at {rows} x {width}"
             );
             assert!(
-                difference(&normed, &expected) < 1e-5,
+                max_difference(&normed, &expected) < 1e-5,
                 "normed at {rows} x {width}"
             );
             assert!(
-                difference(&layer_norm(&expected_sum, &norm).unwrap(), &expected) < 1e-5,
+                max_difference(&layer_norm(&expected_sum, &norm).unwrap(), &expected) < 1e-5,
                 "alone at {rows} x {width}"
             );
         }

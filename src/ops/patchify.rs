@@ -67,6 +67,7 @@ fn table<T: Element>(mean: f32, std: f32) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::element::max_difference;
     use candle_core::Device;
 
     #[test]
@@ -109,18 +110,8 @@ mod tests {
                 .unwrap()
                 .transpose(1, 2)
                 .unwrap();
-            let difference = (got - expected)
-                .unwrap()
-                .abs()
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .max(0)
-                .unwrap();
-            assert!(
-                difference.to_scalar::<f32>().unwrap() < 1e-4,
-                "n {n}, s {s}, p {p}"
-            );
+            let difference = max_difference(&got, &expected);
+            assert!(difference < 1e-4, "n {n}, s {s}, p {p}");
         }
     }
 

@@ -7,8 +7,8 @@ use super::run::Run;
 use super::set::{Samples, read_scores};
 use crate::error::{Error, Result};
 use crate::read::{self, Inputs};
+use crate::store::RunDir;
 use crate::store::run_file::WriteRequest;
-use crate::store::{RunDir, Table};
 use crate::write::{Kept, Layout, Options, Writer, parse_sha256};
 
 /// How the curated set is written.
@@ -216,10 +216,7 @@ impl Run {
         let decisions = self.home.path("decisions.parquet");
         hash.update(std::fs::read(&decisions).map_err(Error::io("read", &decisions))?);
         for dir in self.dirs() {
-            for part in 0..dir.parts() {
-                let path = dir.part(Table::Samples, part);
-                hash.update(std::fs::read(&path).map_err(Error::io("read", &path))?);
-            }
+            dir.hash_samples(&mut hash)?;
         }
         Ok(crate::digest::hex(&hash.finalize()))
     }

@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 use super::run::Run;
 use crate::digest::hex;
 use crate::error::{Error, Result};
+use crate::store::RunDir;
 use crate::store::run_file::{RunFile, ScoreRequest};
-use crate::store::{RunDir, Table};
 
 impl Run {
     /// Takes several runs as one set, in their order, with its own directory for what is decided.
@@ -125,10 +125,7 @@ pub(super) fn digest_of(members: &[RunDir]) -> Result<String> {
         file.scores
             .iter()
             .for_each(|s| hash.update(format!("{}={}", s.name, s.fingerprint)));
-        for part in 0..dir.parts() {
-            let path = dir.part(Table::Samples, part);
-            hash.update(std::fs::read(&path).map_err(Error::io("read", &path))?);
-        }
+        dir.hash_samples(&mut hash)?;
     }
     Ok(hex(&hash.finalize()))
 }

@@ -11,6 +11,8 @@ pub mod tables;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use crate::atomic;
 use crate::error::{Error, Result};
 use run_file::RunFile;
@@ -218,6 +220,18 @@ impl RunDir {
         let path = self.part(Table::Samples, index);
         tables::samples_from_batch(&atomic::read_parquet(&path)?)
             .map_err(|reason| Error::run(path, reason))
+    }
+
+    /// Feeds all samples' tables to a hash: what decides whether something made of them is still theirs.
+    ///
+    /// # Errors
+    /// [`Error::Io`]
+    pub(crate) fn hash_samples(&self, hash: &mut Sha256) -> Result<()> {
+        for part in 0..self.parts() {
+            let path = self.part(Table::Samples, part);
+            hash.update(fs::read(&path).map_err(Error::io("read", &path))?);
+        }
+        Ok(())
     }
 
     /// Reads the embeddings of a part.
