@@ -12,6 +12,7 @@ pub mod accumulate;
 pub mod activation;
 pub mod assign;
 pub mod attention;
+pub mod cuda;
 pub mod dot;
 mod element;
 pub mod identical;
