@@ -117,7 +117,12 @@ impl Run {
         }
         self.file.dedup = Some(request);
         self.file.decide = Some(decide(Some(eps)));
-        self.decide_over(samples, filters, context)
+        let wanted = self.audit_wanted(dedup, mode, eps, context)?;
+        let summary = self.decide_over(&samples, filters, context)?;
+        if let Some(params) = wanted {
+            self.audit(&samples, d, &params, context)?;
+        }
+        Ok(summary)
     }
 
     /// Finds clusters and pairs; what was there stays until all that can be wrong with the request is known.
@@ -141,6 +146,7 @@ impl Run {
     fn forget_duplicates(&mut self) -> Result<()> {
         self.file.dedup = None;
         self.file.pair_files = None;
+        self.file.audit = None;
         self.save()?;
         self.home.clear_duplicates()
     }
@@ -171,12 +177,12 @@ impl Run {
     /// [`Error::Run`] where a table is damaged.
     pub fn decide(&mut self, filters: &[Filter], context: Context) -> Result<Summary> {
         let samples = Samples::read(&self.dirs())?;
-        self.decide_over(samples, filters, context)
+        self.decide_over(&samples, filters, context)
     }
 
     fn decide_over(
         &mut self,
-        samples: Samples,
+        samples: &Samples,
         filters: &[Filter],
         context: Context,
     ) -> Result<Summary> {
@@ -191,14 +197,14 @@ impl Run {
                     self.home.root().display()
                 )));
             }
-            let values = read_scores(&self.dirs(), &samples, &score.name)?;
+            let values = read_scores(&self.dirs(), samples, &score.name)?;
             scores.push((score.name.clone(), values));
         }
         let failed: Vec<Option<&str>> = (0..samples.len())
-            .map(|row| first_failure(&self.file.thresholds, filters, &samples, &scores, row))
+            .map(|row| first_failure(&self.file.thresholds, filters, samples, &scores, row))
             .collect();
         let survivors: Vec<bool> = failed.iter().map(Option::is_none).collect();
-        let fallen = self.fallen(&samples, &survivors)?;
+        let fallen = self.fallen(samples, &survivors)?;
 
         let id = |row: usize| samples.sample(row).id.as_str();
         let mut rows: Vec<DecisionRow> = samples.rows.iter().map(corrupt).collect();

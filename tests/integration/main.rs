@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod audit;
 mod common;
 mod curate;
 mod decode;
