@@ -10,6 +10,7 @@ mod heads;
 mod hub;
 mod imported;
 mod library;
+mod measure;
 mod memory;
 mod read;
 mod report;
