@@ -364,6 +364,9 @@ pub(crate) struct DedupFlags {
     /// Rows on each side of a tile of cosines; never changes a result
     #[arg(long, hide = true, default_value_t = clipsift::dedup::exact::Params::default().tile)]
     pub tile: usize,
+    /// Bytes of embeddings that are held in memory, beyond which they go to a scratch file; never changes a result
+    #[arg(long, hide = true)]
+    pub held: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -9,6 +9,7 @@ mod faults;
 mod heads;
 mod hub;
 mod imported;
+mod large;
 mod library;
 mod measure;
 mod memory;
