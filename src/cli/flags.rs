@@ -152,6 +152,7 @@ impl DedupFlags {
             seed: self.seed,
             audit: self.audit,
             tile: self.tile,
+            held: self.held,
         };
         dedup.check()?;
         Ok(dedup)

@@ -2,10 +2,11 @@
 
 use super::dedup::Dedup;
 use super::duplicates::Mode;
+use super::matrix::Matrix;
 use super::pairs;
 use super::progress::{Context, Stage};
 use super::run::Run;
-use super::set::{Samples, read_clusters, read_embeddings};
+use super::set::{Samples, read_clusters};
 use crate::atomic;
 use crate::dedup::audit::{self, Audit};
 use crate::error::Result;
@@ -55,6 +56,7 @@ impl Run {
         samples: &Samples,
         d: usize,
         params: &audit::Params,
+        held: Option<u64>,
         context: Context,
     ) -> Result<()> {
         if samples.len() == 0 {
@@ -62,7 +64,7 @@ impl Run {
         }
         let drawn = params.rows.min(samples.len()) as u64;
         let mut running = context.begin(Stage::Audit, Some(drawn));
-        let matrix = read_embeddings(&self.dirs(), samples, d)?;
+        let matrix = Matrix::read(&self.home, &self.dirs(), samples, d, held)?;
         let view = Rows::all(&matrix, d)?;
         let mut audit =
             Audit::search_among(view, samples.len(), params, |rows| running.advance(rows))?;

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use super::dedup::Dedup;
 use super::duplicates::{self, Mode, Plan};
+use super::matrix::Matrix;
 use super::pairs;
 use super::progress::{Context, Stage};
 use super::report::REPORT;
 use super::run::{Run, Summary};
-use super::set::{Samples, read_embeddings, read_scores};
+use super::set::{Samples, read_scores};
 use crate::atomic;
 use crate::dedup::decide::{DuplicateOf, Keep, PairGraph, Removal};
 use crate::error::{Error, Result};
@@ -90,6 +91,7 @@ impl Run {
             keep: &keep,
             seed: dedup.seed,
             tile: dedup.tile,
+            held: dedup.held,
         };
         let mode = plan.settle(samples.len(), d, context);
         if let Some(stored) = &self.file.dedup
@@ -120,7 +122,7 @@ impl Run {
         let wanted = self.audit_wanted(dedup, mode, eps, context)?;
         let summary = self.decide_over(&samples, filters, context)?;
         if let Some(params) = wanted {
-            self.audit(&samples, d, &params, context)?;
+            self.audit(&samples, d, &params, dedup.held, context)?;
         }
         Ok(summary)
     }
@@ -134,7 +136,7 @@ impl Run {
         plan: &Plan,
         context: Context,
     ) -> Result<()> {
-        let matrix = read_embeddings(&self.dirs(), samples, d)?;
+        let matrix = Matrix::read(&self.home, &self.dirs(), samples, d, plan.held)?;
         let search = duplicates::Search::begin(&matrix, d, mode, plan, context)?;
         self.forget_duplicates()?;
         let files = search.store(&self.home, &self.dirs(), samples, plan, context)?;

@@ -26,6 +26,10 @@ pub struct Dedup {
     pub audit: Option<usize>,
     /// Rows on each side of a tile of cosines: memory and speed, never the result.
     pub tile: usize,
+    /// Bytes of embeddings that are held in memory while duplicates are looked for; more are unpacked into a scratch file in
+    /// the run directory and mapped. None: 512 MiB or a quarter of the memory that is free, whichever is less. Never changes
+    /// the result.
+    pub held: Option<u64>,
 }
 
 impl Default for Dedup {
@@ -40,6 +44,7 @@ impl Default for Dedup {
             seed: 42,
             audit: None,
             tile: crate::ops::tile::TILE,
+            held: None,
         }
     }
 }

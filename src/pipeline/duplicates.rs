@@ -2,9 +2,10 @@
 
 use super::centroids::read_centroids;
 use super::clusters::{Clusters, InitKind};
+use super::matrix::Matrix;
 use super::pairs::{PairFiles, pairs_path};
 use super::progress::{Context, Stage};
-use super::set::{Samples, read_clusters, read_embeddings, read_scores};
+use super::set::{Samples, read_clusters, read_scores};
 use crate::atomic;
 use crate::dedup::decide::{Keep, RankKeys, id_hash, rank};
 use crate::dedup::exact::{self, ExactPairs};
@@ -44,6 +45,8 @@ pub(super) struct Plan<'a> {
     pub seed: u64,
     /// Rows on each side of a tile; never changes a result.
     pub tile: usize,
+    /// Bytes of embeddings that are held in memory; none for the rule of [`Matrix::read`].
+    pub held: Option<u64>,
 }
 
 impl Plan<'_> {
@@ -227,7 +230,7 @@ pub(super) fn match_anew(
     if samples.len() == 0 {
         return Ok(());
     }
-    let matrix = read_embeddings(dirs, samples, d)?;
+    let matrix = Matrix::read(home, dirs, samples, d, plan.held)?;
     let centroids = read_centroids(&home.path(CENTROIDS), d)?;
     let (labels, _) = read_clusters(home, samples)?;
     let params = semantic::Params {

@@ -12,6 +12,7 @@ mod dedup;
 mod duplicates;
 mod embed;
 mod import;
+mod matrix;
 mod open;
 mod pairs;
 mod progress;

@@ -103,36 +103,6 @@ impl Samples {
     }
 }
 
-/// The embedding matrix `[n, d]` of all runs.
-///
-/// # Errors
-/// [`Error::Run`] where a table is damaged or does not fit its samples.
-pub(super) fn read_embeddings(dirs: &[&RunDir], samples: &Samples, d: usize) -> Result<Vec<f32>> {
-    let mut matrix = Vec::with_capacity(samples.len() * d);
-    let mut row = 0;
-    for dir in dirs {
-        for part in 0..dir.parts() {
-            let embeddings = dir.read_embeddings(part)?;
-            let fits =
-                embeddings.dims == d
-                    && embeddings.rows.len() == embeddings.ids.len() * d
-                    && embeddings.ids.iter().enumerate().all(|(i, id)| {
-                        row + i < samples.len() && *id == samples.sample(row + i).id
-                    });
-            if !fits {
-                let path = dir.part(Table::Embeddings, part);
-                return Err(Error::run(
-                    path,
-                    "does not hold the embeddings of its samples; remove the part and embed again",
-                ));
-            }
-            row += embeddings.ids.len();
-            matrix.extend_from_slice(&embeddings.rows);
-        }
-    }
-    Ok(matrix)
-}
-
 /// A score of all good rows.
 ///
 /// # Errors
