@@ -11,3 +11,4 @@ pub mod kmeans;
 mod rank;
 mod seeding;
 pub mod semantic;
+mod tensor;
