@@ -11,6 +11,7 @@ mod hub;
 mod imported;
 mod large;
 mod library;
+mod measure;
 mod memory;
 mod read;
 mod report;
