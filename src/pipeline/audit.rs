@@ -74,7 +74,7 @@ impl Run {
         pairs::read_pairs(&self.home, samples, files, |block| Ok(audit.mark(block)?))?;
         let (labels, _) = read_clusters(&self.home, samples)?;
         let (audited, info) = audit.finish(&labels)?;
-        let id = |row: u64| samples.sample(row as usize).id.as_str();
+        let id = |row: u64| samples.id(row as usize);
         let table: Vec<_> = audited
             .iter()
             .map(|row| (id(row.row), row.cluster, row.neighbours, row.found))

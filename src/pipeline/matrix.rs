@@ -103,7 +103,7 @@ fn for_each_part(
                 && row + embeddings.ids.len() <= samples.len()
                 && (row..)
                     .zip(&embeddings.ids)
-                    .all(|(row, id)| *id == samples.sample(row).id);
+                    .all(|(row, id)| *id == samples.id(row));
             if !fits {
                 let path = dir.part(Table::Embeddings, part);
                 return Err(Error::run(

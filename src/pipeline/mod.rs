@@ -8,6 +8,7 @@ mod centroids;
 mod clusters;
 mod curated;
 mod decide;
+mod decisions;
 mod dedup;
 mod duplicates;
 mod embed;

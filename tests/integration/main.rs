@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod against;
 mod audit;
 mod common;
 mod curate;
