@@ -151,6 +151,7 @@ impl DedupFlags {
             removal: self.removal,
             seed: self.seed,
             tile: self.tile,
+            held: self.held,
         };
         dedup.check()?;
         Ok(dedup)

@@ -24,6 +24,10 @@ pub struct Dedup {
     pub seed: u64,
     /// Rows on each side of a tile of cosines: memory and speed, never the result.
     pub tile: usize,
+    /// Bytes of embeddings that are held in memory while duplicates are looked for; more are unpacked into a scratch file in
+    /// the run directory and mapped. None: 512 MiB or a quarter of the memory that is free, whichever is less. Never changes
+    /// the result.
+    pub held: Option<u64>,
 }
 
 impl Default for Dedup {
@@ -37,6 +41,7 @@ impl Default for Dedup {
             removal: Removal::Group,
             seed: 42,
             tile: crate::ops::tile::TILE,
+            held: None,
         }
     }
 }
