@@ -7,6 +7,8 @@ mod curate;
 mod decode;
 mod dedup_core;
 mod embeddings;
+#[path = "../emulator/mod.rs"]
+mod emulator;
 mod faults;
 mod heads;
 mod hub;

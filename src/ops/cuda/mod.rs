@@ -5,6 +5,8 @@
 //! [`Backend`], compiled in every build, and therefore tested on machines without a GPU: `tests/emulator` is a second backend
 //! that runs the very same `.cu` files on the CPU. Only the backend over a real card needs the feature `cuda`.
 
+mod check;
 pub mod launch;
+pub mod normalize;
 
 pub use launch::{Arg, Backend, Launch};
