@@ -9,11 +9,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchReader};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Schema};
-use parquet::arrow::ArrowWriter;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
@@ -160,14 +160,48 @@ pub fn read_json<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
 /// # Errors
 /// [`Error::Io`] that names `path`.
 pub fn write_parquet(path: impl AsRef<Path>, batch: &RecordBatch) -> Result<()> {
-    write(path, |writer| {
-        let properties = parquet_properties(&batch.schema());
-        let mut table = ArrowWriter::try_new(writer, batch.schema(), Some(properties))
-            .map_err(io_of_parquet)?;
-        table.write(batch).map_err(io_of_parquet)?;
-        table.close().map_err(io_of_parquet)?;
-        Ok(())
-    })
+    let mut table = PendingTable::create(&path, batch.schema())?;
+    table.write(batch)?;
+    table.commit()
+}
+
+/// A parquet file of [`parquet_properties`] that is written batch by batch and not there before [`PendingTable::commit`].
+/// Memory: the encoded pages of the row group at hand, at most 1,048,576 rows.
+pub struct PendingTable {
+    table: ArrowWriter<Pending>,
+    path: PathBuf,
+}
+
+impl PendingTable {
+    /// Begins the file that is to stand at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder of `path` is missing or not writable.
+    pub fn create(path: impl AsRef<Path>, schema: SchemaRef) -> Result<PendingTable> {
+        let path = path.as_ref().to_path_buf();
+        let properties = parquet_properties(&schema);
+        let table = ArrowWriter::try_new(Pending::create(&path)?, schema, Some(properties))
+            .map_err(|e| Error::io("write", &path)(io_of_parquet(e)))?;
+        Ok(PendingTable { table, path })
+    }
+
+    /// Adds rows.
+    ///
+    /// # Errors
+    /// [`Error::Io`] that names the file.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let written = self.table.write(batch).map_err(io_of_parquet);
+        written.map_err(Error::io("write", &self.path))
+    }
+
+    /// Puts the file in its place.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; nothing is left behind then, and an earlier file still stands.
+    pub fn commit(self) -> Result<()> {
+        let pending = self.table.into_inner().map_err(io_of_parquet);
+        pending.map_err(Error::io("write", &self.path))?.commit()
+    }
 }
 
 /// How every table is written: zstd, a dictionary for strings only (numbers here are all but unique), one row group up to
@@ -208,6 +242,41 @@ pub fn read_parquet(path: impl AsRef<Path>) -> Result<RecordBatch> {
         Err(batches) => concat_batches(&schema, &batches),
     };
     whole.map_err(|e| damaged(&e))
+}
+
+/// Rows of a batch of [`read_parquet_batches`].
+const BATCH: usize = 65_536;
+
+/// Reads a parquet file batch by batch, at most 65,536 rows at a time; of a file without rows one empty batch. `columns` says
+/// which columns, all where it is empty; one that is not there is left out.
+///
+/// # Errors
+/// As [`read_parquet`], for each batch.
+pub fn read_parquet_batches(
+    path: &Path,
+    columns: &[&str],
+) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    let path = path.to_path_buf();
+    let file = File::open(&path).map_err(Error::io("read", &path))?;
+    let mut builder = ParquetRecordBatchReaderBuilder::try_new(file)
+        .map_err(|e| damaged(&path, &e.to_string()))?;
+    if !columns.is_empty() {
+        let roots = builder.schema().fields().iter().enumerate();
+        let wanted = roots.filter(|(_, field)| columns.contains(&field.name().as_str()));
+        let wanted: Vec<usize> = wanted.map(|(at, _)| at).collect();
+        let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
+        builder = builder.with_projection(mask);
+    }
+    let reader = builder
+        .with_batch_size(BATCH)
+        .build()
+        .map_err(|e| damaged(&path, &e.to_string()))?;
+    let mut empty = Some(RecordBatch::new_empty(RecordBatchReader::schema(&reader)));
+    let mut batches = reader.map(move |batch| batch.map_err(|e| damaged(&path, &e.to_string())));
+    Ok(std::iter::from_fn(move || {
+        let first = empty.take();
+        batches.next().or(first.map(Ok))
+    }))
 }
 
 /// Removes what a killed run left unfinished in `folder` (not in folders below it). A missing folder has none.
@@ -419,6 +488,39 @@ mod tests {
             assert_eq!(read_parquet(&a).unwrap(), table(rows));
             assert!(fs::read(&a).unwrap() == fs::read(&b).unwrap());
         }
+    }
+
+    #[test]
+    fn a_table_written_and_read_in_batches_is_the_same_as_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, pieces) = (folder.path().join("whole"), folder.path().join("pieces"));
+        let all = table(150_000);
+        write_parquet(&whole, &all).unwrap();
+        let mut pending = PendingTable::create(&pieces, all.schema()).unwrap();
+        for start in (0..150_000).step_by(BATCH) {
+            pending
+                .write(&all.slice(start, BATCH.min(150_000 - start)))
+                .unwrap();
+        }
+        assert!(!pieces.exists());
+        pending.commit().unwrap();
+        assert!(fs::read(&whole).unwrap() == fs::read(&pieces).unwrap());
+
+        let batches = |path: &Path, columns: &[&str]| -> Vec<RecordBatch> {
+            let batches = read_parquet_batches(path, columns).unwrap();
+            batches.collect::<Result<_>>().unwrap()
+        };
+        let sizes = |batches: &[RecordBatch]| -> Vec<usize> {
+            batches.iter().map(RecordBatch::num_rows).collect()
+        };
+        let ids = batches(&pieces, &["id", "of another table"]);
+        assert_eq!(
+            (sizes(&ids), ids[0].num_columns()),
+            (vec![BATCH, BATCH, 18_928], 1)
+        );
+        write_parquet(&whole, &table(0)).unwrap();
+        let none = batches(&whole, &[]);
+        assert_eq!((sizes(&none), none[0].num_columns()), (vec![0], 2));
     }
 
     #[test]

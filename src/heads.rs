@@ -185,6 +185,16 @@ impl Head {
         Head::build(name, &plan, &weights)
     }
 
+    /// A head of one of the known layouts, from weights that are open already.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the layout is not known.
+    pub fn from_weights(weights: &Weights) -> Result<Head> {
+        let name = weights.name();
+        let plan = recognise(name, weights, &plan_path(Path::new(name)))?;
+        Head::build(name, &plan, weights)
+    }
+
     fn build(name: &str, plan: &Plan, weights: &Weights) -> Result<Head> {
         let missing = |key: &str| Error::model(name, format!("has no tensor {key}"));
         let mut steps = Vec::new();

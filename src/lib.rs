@@ -52,7 +52,7 @@
 //!
 //! ```text
 //! cli
-//! pipeline
+//! pipeline, verify, bench
 //! write, report, dedup
 //! read, decode, resize, clip, heads, store
 //! ops
@@ -64,6 +64,7 @@
 #![deny(missing_docs)]
 
 pub mod atomic;
+pub mod bench;
 pub mod clip;
 pub mod decode;
 pub mod dedup;
@@ -80,6 +81,7 @@ mod report;
 pub mod resize;
 pub mod sample;
 pub mod store;
+pub mod verify;
 pub mod write;
 
 pub use clip::{Clip, Embedded, Embedder};

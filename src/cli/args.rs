@@ -77,6 +77,12 @@ pub(crate) enum Command {
     /// A self-contained page about a run: RUN/report.html
     #[command(before_help = "Example: clipsift report run")]
     Report(ReportArgs),
+    /// Every op on this device against its CPU twin and plain loops, one table
+    #[command(before_help = "Example: clipsift verify --device cuda")]
+    Verify(VerifyArgs),
+    /// What each stage does a second here, and how much of this device's own peak that is
+    #[command(before_help = "Example: clipsift bench --device cuda --json > bench.json")]
+    Bench(BenchArgs),
     /// Known models and heads
     #[command(before_help = "Example: clipsift models list")]
     Models(ModelsArgs),
@@ -218,6 +224,50 @@ pub(crate) struct ReportArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceSpec,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceSpec,
+    /// auto, f32, f16, bf16 or int8; auto is f32 on a CPU
+    #[arg(long, default_value = "auto")]
+    pub dtype: DTypeSpec,
+    /// Only these stages: read, decode, resize, upload, tower, heads, kmeans, pairs, write
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub stages: Option<Vec<String>>,
+    /// Towers: builtin, a folder, a hub id, or a shape with random weights (vit-b-32, vit-b-16, vit-l-14, vit-h-14)
+    #[arg(long = "model", value_name = "MODEL,...", value_delimiter = ',')]
+    pub models: Option<Vec<String>>,
+    /// Images a batch; every tower is measured at each of these
+    #[arg(long = "batch-size", value_name = "N,...", value_delimiter = ',')]
+    pub batch_sizes: Option<Vec<usize>>,
+    /// Rows for heads, k-means and pairs
+    #[arg(long, value_name = "N")]
+    pub rows: Option<usize>,
+    /// Dims of these rows
+    #[arg(long, value_name = "D")]
+    pub dims: Option<usize>,
+    /// Clusters of these rows
+    #[arg(long, value_name = "K")]
+    pub clusters: Option<usize>,
+    /// Pictures for read, decode, resize and write
+    #[arg(long, value_name = "N")]
+    pub pictures: Option<usize>,
+    /// How long a figure is repeated
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    pub seconds: f64,
+    /// One JSON object on stdout instead of the table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ModelsArgs {
     #[command(subcommand)]
     pub command: ModelsCommand,
@@ -311,9 +361,15 @@ pub(crate) struct DedupFlags {
     /// group: drop what lies within eps of a kept sample; chain: of any earlier sample, kept or not
     #[arg(long, default_value = "group")]
     pub removal: Removal,
+    /// Say what clusters lost: the true neighbours of N random rows, found among all rows, against the pairs found
+    #[arg(long, value_name = "N")]
+    pub audit: Option<usize>,
     /// Rows on each side of a tile of cosines; never changes a result
     #[arg(long, hide = true, default_value_t = clipsift::dedup::exact::Params::default().tile)]
     pub tile: usize,
+    /// Bytes of embeddings that are held in memory, beyond which they go to a scratch file; never changes a result
+    #[arg(long, hide = true)]
+    pub held: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -6,15 +6,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clipsift::clip::BUILTIN;
+use clipsift::device::DTypeSpec;
 use clipsift::pipeline::{Context, Run, Summary};
 use clipsift::read::Options;
 use clipsift::read::embeddings::Embeddings;
-use clipsift::{Clip, Device, Embedder, Error, Head, Pipeline, Result, Scorer, manifest};
+use clipsift::store::run_file::AuditResult;
+use clipsift::{
+    Clip, Device, Embedder, Error, Head, Pipeline, Result, Scorer, bench, manifest, verify,
+};
 
 use super::STOP;
 use super::args::{
-    CurateArgs, DedupArgs, EmbedArgs, FilterArgs, HeadFlags, ImportFlags, ModelsArgs,
-    ModelsCommand, ReportArgs, ScoreArgs, WriteArgs,
+    BenchArgs, CurateArgs, DedupArgs, EmbedArgs, FilterArgs, HeadFlags, ImportFlags, ModelsArgs,
+    ModelsCommand, ReportArgs, ScoreArgs, VerifyArgs, WriteArgs,
 };
 use super::flags::{self, Thresholds};
 use super::terminal::Terminal;
@@ -289,6 +293,63 @@ pub(crate) fn report(args: &ReportArgs, terminal: &Terminal) -> Result<ExitCode>
     })
 }
 
+pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
+    let device = Device::open(args.device, DTypeSpec::Auto)?;
+    out!("device {}\n{}", device.kind(), verify::HEADING);
+    // Line by line: a table that stops shows where.
+    let checks = verify::verify(&device, |check| out!("{check}"))?;
+    let missed = checks.iter().filter(|check| !check.passed()).count();
+    if missed > 0 {
+        eprintln!(
+            "clipsift: {missed} of {} checks missed their bound; do not trust results of this build on this device",
+            checks.len()
+        );
+        return Ok(ExitCode::from(1));
+    }
+    out!("all {} checks passed", checks.len());
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn bench(args: BenchArgs) -> Result<ExitCode> {
+    let device = Device::open(args.device, args.dtype)?;
+    let usual = bench::Request::for_device(&device);
+    let request = bench::Request {
+        stages: args.stages.unwrap_or(usual.stages),
+        models: args.models.unwrap_or(usual.models),
+        batch_sizes: args.batch_sizes.unwrap_or(usual.batch_sizes),
+        rows: args.rows.unwrap_or(usual.rows),
+        dims: args.dims.unwrap_or(usual.dims),
+        clusters: args.clusters.unwrap_or(usual.clusters),
+        pictures: args.pictures.unwrap_or(usual.pictures),
+        seconds: args.seconds,
+    };
+    if !args.json {
+        out!("{}", bench::HEADING);
+    }
+    let report = bench::bench(&request, &device, |stage| match args.json {
+        true => eprintln!("{stage}"),
+        false => out!("{stage}"),
+    })?;
+    let m = &report.machine;
+    if args.json {
+        let text = serde_json::to_string_pretty(&report);
+        out!("{}", text.map_err(|e| Error::usage(e.to_string()))?);
+    } else {
+        out!(
+            "\n{} with {} threads{}: matrix product {:.1} GFLOP/s in {}, copy {:.1} GB/s",
+            m.cpu,
+            m.cores,
+            m.gpu
+                .as_ref()
+                .map_or(String::new(), |gpu| format!(", {gpu}")),
+            m.gemm_flops / 1e9,
+            m.dtype,
+            m.copy_bytes_per_second / 1e9
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(crate) fn models(args: ModelsArgs) -> Result<ExitCode> {
     match args.command {
         ModelsCommand::List => {
@@ -360,6 +421,44 @@ fn with_context(terminal: &Terminal, work: impl FnOnce(Context) -> Result<()>) -
     Ok(ExitCode::SUCCESS)
 }
 
+/// What clustering lost, on stdout.
+fn print_audit(audit: &AuditResult) {
+    let row = |name: &str, value: String| out!("{name:<22} {value:>10}");
+    row("audited at eps", audit.eps.to_string());
+    row("audited rows", audit.audited.to_string());
+    row("with a neighbour", audit.with_neighbours.to_string());
+    let (Some(recall), Some((low, high))) = (audit.recall, audit.interval) else {
+        row("recall", "unknown".into());
+        return;
+    };
+    out!(
+        "{:<22} {recall:>10.4}  95 % interval {low:.4} to {high:.4}",
+        "recall"
+    );
+    row("rows that lost all", audit.lost.to_string());
+    row("rows that lost some", audit.cut.to_string());
+    let missed = audit.neighbours - audit.found;
+    out!(
+        "{:<22} {missed:>10}  of {}",
+        "neighbours missed",
+        audit.neighbours
+    );
+    if !audit.worst.is_empty() {
+        out!(
+            "{:<22} {:>10} {:>10} {:>10}",
+            "worst clusters",
+            "audited",
+            "missed",
+            "recall"
+        );
+    }
+    for worst in &audit.worst {
+        let name = format!("  cluster {}", worst.cluster);
+        let (audited, missed, recall) = (worst.audited, worst.missed, worst.recall);
+        out!("{name:<22} {audited:>10} {missed:>10} {recall:>10.4}");
+    }
+}
+
 /// The table at the end, on stdout.
 fn print_summary(run: &Run, summary: &Summary) {
     let row = |name: &str, value: String| out!("{name:<22} {value:>10}");
@@ -371,6 +470,9 @@ fn print_summary(run: &Run, summary: &Summary) {
         }
         row("duplicates", summary.duplicates.to_string());
         row("kept", summary.kept.to_string());
+    }
+    if let Some(audit) = &run.file().audit {
+        print_audit(audit);
     }
     if let Some(rate) = summary.images_per_second {
         row("images/s", format!("{rate:.1}"));

@@ -150,7 +150,9 @@ impl DedupFlags {
             keep: self.keep.clone(),
             removal: self.removal,
             seed: self.seed,
+            audit: self.audit,
             tile: self.tile,
+            held: self.held,
         };
         dedup.check()?;
         Ok(dedup)

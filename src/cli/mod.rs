@@ -56,6 +56,8 @@ impl Request {
             Command::Filter(args) => commands::filter(args, thresholds, &terminal),
             Command::Write(args) => commands::write(args, &terminal),
             Command::Report(args) => commands::report(&args, &terminal),
+            Command::Verify(args) => commands::verify(&args),
+            Command::Bench(args) => commands::bench(args),
             Command::Models(args) => commands::models(args),
         }
     }

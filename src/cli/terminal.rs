@@ -108,7 +108,7 @@ fn bar(stage: Stage, total: Option<u64>) -> ProgressBar {
 fn unit(stage: Stage) -> &'static str {
     match stage {
         Stage::Embed | Stage::Decide | Stage::Write => "samples",
-        Stage::Import => "rows",
+        Stage::Import | Stage::Audit => "rows",
         Stage::Score => "scores",
         Stage::Dedup => "pairs",
         Stage::Report => "pictures",

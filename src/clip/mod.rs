@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod hub;
+pub mod random;
 pub mod tower;
 pub mod weights;
 

@@ -20,7 +20,7 @@ const MOST_PICKLE_BYTES: u64 = 32 << 30;
 pub struct Weights {
     name: String,
     parts: Vec<Part>,
-    pickle: HashMap<String, Tensor>,
+    held: HashMap<String, Tensor>,
     fingerprint: String,
 }
 
@@ -95,6 +95,16 @@ impl Weights {
         Weights::from_parts(name, vec![Bytes::Static(bytes)])
     }
 
+    /// Weights that are in memory already. The fingerprint is the name's: two sets of other numbers should have other names.
+    pub fn from_tensors(name: &str, tensors: HashMap<String, Tensor>) -> Weights {
+        Weights {
+            name: name.into(),
+            parts: Vec::new(),
+            held: tensors,
+            fingerprint: sha256_hex(name),
+        }
+    }
+
     fn open_safetensors(name: &str, paths: &[PathBuf]) -> Result<Weights> {
         let maps = paths
             .iter()
@@ -119,7 +129,7 @@ impl Weights {
         Ok(Weights {
             name: name.into(),
             parts,
-            pickle: HashMap::new(),
+            held: HashMap::new(),
             fingerprint: hex(&hash.finalize()),
         })
     }
@@ -146,7 +156,7 @@ impl Weights {
         Ok(Weights {
             name: name.into(),
             parts: Vec::new(),
-            pickle: tensors.into_iter().collect(),
+            held: tensors.into_iter().collect(),
             fingerprint,
         })
     }
@@ -167,7 +177,7 @@ impl Weights {
             .parts
             .iter()
             .flat_map(|p| p.metadata.tensors().into_keys().collect::<Vec<_>>());
-        mapped.chain(self.pickle.keys().cloned()).collect()
+        mapped.chain(self.held.keys().cloned()).collect()
     }
 
     /// A tensor's shape.
@@ -176,7 +186,7 @@ impl Weights {
             .parts
             .iter()
             .find_map(|p| p.metadata.info(key).map(|i| i.shape.clone()));
-        mapped.or_else(|| self.pickle.get(key).map(|t| t.dims().to_vec()))
+        mapped.or_else(|| self.held.get(key).map(|t| t.dims().to_vec()))
     }
 
     /// A tensor of the shape asked for, in f32 on the CPU.
@@ -193,7 +203,7 @@ impl Weights {
                 format!("tensor {key} is {found:?}, the config asks for {shape:?}"),
             ));
         }
-        let tensor = match self.pickle.get(key) {
+        let tensor = match self.held.get(key) {
             Some(tensor) => tensor.to_device(&Device::Cpu)?,
             None => self.mapped(key)?,
         };

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::progress::{Context, Stage};
 use super::run::Run;
-use super::set::{Samples, read_scores};
+use super::set::{Samples, read_scores, sample_rows};
+use crate::digest::sha256_file;
 use crate::error::{Error, Result};
 use crate::read::{self, Inputs};
 use crate::store::RunDir;
@@ -141,14 +142,13 @@ impl Run {
     ) -> Result<()> {
         let folder = to.map_or_else(|| self.home.path("curated"), Path::to_path_buf);
         shards.check(inputs, &folder)?;
-        let decisions = self.decisions()?;
+        let mut decisions = self.each_decision()?;
         let layout = shards.settle(inputs);
-        let kept = decisions.iter().filter(|d| d.keep()).count() as u64;
-        let mut running = context.begin(Stage::Write, Some(kept));
+        let mut running = context.begin(Stage::Write, self.file.counts.get("kept").copied());
         let samples = Samples::read(&self.dirs())?;
         let mut scores = Vec::new();
         for score in &self.file.scores {
-            scores.push(samples.spread(&read_scores(&self.dirs(), &samples, &score.name)?));
+            scores.push(read_scores(&self.dirs(), &samples, &score.name)?);
         }
         let options = Options {
             shard_size: shards.shard_size,
@@ -158,11 +158,16 @@ impl Run {
             inputs: inputs.iter().flat_map(|i| i.paths()).collect(),
         };
         let mut writer = Writer::create(&folder, layout, options)?;
-        let mut at = 0;
+        let dirs = self.dirs();
+        let mut rows = sample_rows(&dirs);
+        let mut good = 0..samples.len();
+        drop(samples);
         for sample in inputs.iter().flat_map(|i| i.samples()) {
-            let (Some(row), Some(decision)) = (samples.rows.get(at), decisions.get(at)) else {
+            let (Some(row), Some(decision)) = (rows.next(), decisions.next()) else {
                 break;
             };
+            let (row, decision) = (row?, decision?);
+            let at = if row.good() { good.next() } else { None };
             if row.id != sample.id || decision.id != sample.id {
                 let reason = format!(
                     "{} stands where {} was when the run was made; run again with --overwrite",
@@ -177,7 +182,8 @@ impl Run {
                         format!("samples/ has no sha256 for {}", row.id),
                     )
                 })?;
-                let values: Vec<f32> = scores.iter().map(|s| s[at].unwrap_or(f32::NAN)).collect();
+                let value = |scores: &Vec<f32>| at.map_or(f32::NAN, |at| scores[at]);
+                let values: Vec<f32> = scores.iter().map(value).collect();
                 let (width, height) = (row.width, row.height);
                 writer.push(Kept {
                     sample: &sample,
@@ -189,15 +195,16 @@ impl Run {
                 })?;
                 running.advance(1)?;
             }
-            at += 1;
         }
-        if at < decisions.len() {
+        if let Some(row) = rows.next() {
+            let row = row?;
             let reason = format!(
                 "ends before {}, which was there when the run was made",
-                decisions[at].id
+                row.id
             );
-            return Err(Error::input(samples.rows[at].source.clone(), reason));
+            return Err(Error::input(row.source, reason));
         }
+        drop(rows);
         writer.finish()?;
         self.took(Stage::Write, running.finish());
         if to.is_none() {
@@ -214,7 +221,7 @@ impl Run {
         use sha2::{Digest, Sha256};
         let mut hash = Sha256::new();
         let decisions = self.home.path("decisions.parquet");
-        hash.update(std::fs::read(&decisions).map_err(Error::io("read", &decisions))?);
+        hash.update(sha256_file(&decisions).map_err(Error::io("read", &decisions))?);
         for dir in self.dirs() {
             dir.hash_samples(&mut hash)?;
         }

@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::decisions::{self, Decided};
 use super::dedup::Dedup;
 use super::duplicates::{self, Mode, Plan};
+use super::matrix::Matrix;
 use super::pairs;
 use super::progress::{Context, Stage};
 use super::report::REPORT;
 use super::run::{Run, Summary};
-use super::set::{Samples, read_embeddings, read_scores};
+use super::set::{Samples, read_scores, sample_rows};
 use crate::atomic;
 use crate::dedup::decide::{DuplicateOf, Keep, PairGraph, Removal};
 use crate::error::{Error, Result};
-use crate::sample::{Decision, Reason};
-use crate::store::findings::{self, DecisionRow};
-use crate::store::ids::IdType;
+use crate::store::RunDir;
 use crate::store::run_file::{DecideRequest, DedupRequest, Threshold};
 use crate::store::tables::SampleRow;
 
@@ -90,6 +90,7 @@ impl Run {
             keep: &keep,
             seed: dedup.seed,
             tile: dedup.tile,
+            held: dedup.held,
         };
         let mode = plan.settle(samples.len(), d, context);
         if let Some(stored) = &self.file.dedup
@@ -117,7 +118,12 @@ impl Run {
         }
         self.file.dedup = Some(request);
         self.file.decide = Some(decide(Some(eps)));
-        self.decide_over(samples, filters, context)
+        let wanted = self.audit_wanted(dedup, mode, eps, context)?;
+        let summary = self.decide_over(&samples, filters, context)?;
+        if let Some(params) = wanted {
+            self.audit(&samples, d, &params, dedup.held, context)?;
+        }
+        Ok(summary)
     }
 
     /// Finds clusters and pairs; what was there stays until all that can be wrong with the request is known.
@@ -129,7 +135,7 @@ impl Run {
         plan: &Plan,
         context: Context,
     ) -> Result<()> {
-        let matrix = read_embeddings(&self.dirs(), samples, d)?;
+        let matrix = Matrix::read(&self.home, &self.dirs(), samples, d, plan.held)?;
         let search = duplicates::Search::begin(&matrix, d, mode, plan, context)?;
         self.forget_duplicates()?;
         let files = search.store(&self.home, &self.dirs(), samples, plan, context)?;
@@ -141,6 +147,7 @@ impl Run {
     fn forget_duplicates(&mut self) -> Result<()> {
         self.file.dedup = None;
         self.file.pair_files = None;
+        self.file.audit = None;
         self.save()?;
         self.home.clear_duplicates()
     }
@@ -171,16 +178,16 @@ impl Run {
     /// [`Error::Run`] where a table is damaged.
     pub fn decide(&mut self, filters: &[Filter], context: Context) -> Result<Summary> {
         let samples = Samples::read(&self.dirs())?;
-        self.decide_over(samples, filters, context)
+        self.decide_over(&samples, filters, context)
     }
 
     fn decide_over(
         &mut self,
-        samples: Samples,
+        samples: &Samples,
         filters: &[Filter],
         context: Context,
     ) -> Result<Summary> {
-        let mut running = context.begin(Stage::Decide, Some(samples.rows.len() as u64));
+        let mut running = context.begin(Stage::Decide, Some(samples.ids.len() as u64));
         atomic::remove_file(self.home.path(REPORT))?;
         let mut scores = Vec::new();
         for score in &self.file.scores {
@@ -191,37 +198,31 @@ impl Run {
                     self.home.root().display()
                 )));
             }
-            let values = read_scores(&self.dirs(), &samples, &score.name)?;
+            let values = read_scores(&self.dirs(), samples, &score.name)?;
             scores.push((score.name.clone(), values));
         }
-        let failed: Vec<Option<&str>> = (0..samples.len())
-            .map(|row| first_failure(&self.file.thresholds, filters, &samples, &scores, row))
-            .collect();
+        let failed = failures(
+            &self.file.thresholds,
+            filters,
+            &self.dirs(),
+            &scores,
+            samples,
+        )?;
         let survivors: Vec<bool> = failed.iter().map(Option::is_none).collect();
-        let fallen = self.fallen(&samples, &survivors)?;
-
-        let id = |row: usize| samples.sample(row).id.as_str();
-        let mut rows: Vec<DecisionRow> = samples.rows.iter().map(corrupt).collect();
-        let mut removed = Vec::new();
-        for (row, at) in samples.good.iter().enumerate() {
-            let reason = match (failed[row], fallen[row]) {
-                (Some(name), _) => name,
-                (None, Some(kept)) => {
-                    rows[*at].duplicate_of = Some(id(kept.row as usize).into());
-                    removed.push((id(row), id(kept.row as usize), kept.cosine));
-                    Reason::Duplicate.as_str()
-                }
-                (None, None) => Reason::Kept.as_str(),
-            };
-            rows[*at].reason = reason.into();
+        let fallen = self.fallen(samples, &survivors)?;
+        running.advance(samples.ids.len() as u64)?;
+        let before = decisions::fingerprint(&self.home);
+        let decided = Decided {
+            failed: &failed,
+            fallen: &fallen,
+            scores: &scores,
+        };
+        let counts = decisions::write(&self.home, samples, &decided, self.file.dedup.is_some())?;
+        if before != decisions::fingerprint(&self.home) {
+            // The set in curated/, if there is one, is not that of these decisions any more.
+            self.file.write = None;
         }
-        let columns: Vec<_> = scores
-            .iter()
-            .map(|(name, values)| (name.clone(), samples.spread(values)))
-            .collect();
-        running.advance(rows.len() as u64)?;
-        self.store_decisions(samples.id_type, &rows, &columns, &removed)?;
-        self.count(&rows, filters);
+        self.count(samples.ids.len(), counts, filters);
         self.took(Stage::Decide, running.finish());
         self.save()?;
         let mut summary = self.summary()?;
@@ -275,106 +276,50 @@ impl Run {
         })
     }
 
-    fn store_decisions(
-        &mut self,
-        kind: IdType,
-        rows: &[DecisionRow],
-        scores: &[(String, Vec<Option<f32>>)],
-        removed: &[(&str, &str, f64)],
-    ) -> Result<()> {
-        if self.file.dedup.is_some() {
-            let table = findings::matched_to_batch(kind, ["id", "kept_id", "cosine"], removed)?;
-            atomic::write_parquet(self.home.path("duplicates/removed.parquet"), &table)?;
-        }
-        let path = self.home.path("decisions.parquet");
-        let before = std::fs::read(&path).ok();
-        atomic::write_parquet(&path, &findings::decisions_to_batch(kind, rows, scores)?)?;
-        if before != std::fs::read(&path).ok() {
-            // The set in curated/, if there is one, is not that of these decisions any more.
-            self.file.write = None;
-        }
-        Ok(())
-    }
-
-    fn count(&mut self, rows: &[DecisionRow], filters: &[Filter]) {
-        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-        let names = self
-            .file
-            .thresholds
-            .iter()
-            .map(|t| t.score.as_str())
-            .chain(filters.iter().map(|f| f.0.as_str()));
-        for name in names.chain(["kept", "corrupt", "duplicate"]) {
-            counts.insert(name.into(), 0);
-        }
-        for row in rows {
-            *counts.entry(row.reason.clone()).or_default() += 1;
-        }
-        counts.insert("read".into(), rows.len() as u64);
+    fn count(&mut self, read: usize, reasons: BTreeMap<String, u64>, filters: &[Filter]) {
+        let thresholds = self.file.thresholds.iter().map(|t| t.score.as_str());
+        let names = thresholds.chain(filters.iter().map(|f| f.0.as_str()));
+        let mut counts: BTreeMap<String, u64> = names
+            .chain(["kept", "corrupt", "duplicate"])
+            .map(|name| (name.into(), 0))
+            .collect();
+        counts.extend(reasons);
+        counts.insert("read".into(), read as u64);
         counts.insert("bad".into(), counts["corrupt"]);
         self.file.counts = counts;
     }
-
-    /// The decisions, in read order.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] where there are none yet.
-    pub fn decisions(&self) -> Result<Vec<Decision>> {
-        let path = self.home.path("decisions.parquet");
-        if !path.is_file() {
-            let root = self.home.root().display();
-            return Err(Error::usage(format!(
-                "{root} has no decisions yet; clipsift dedup {root} or clipsift filter {root} makes them"
-            )));
-        }
-        let rows = findings::decisions_from_batch(&atomic::read_parquet(&path)?)
-            .map_err(|reason| Error::run(&path, reason))?;
-        Ok(rows
-            .into_iter()
-            .map(|row| Decision {
-                reason: match row.reason.as_str() {
-                    "kept" => Reason::Kept,
-                    "corrupt" => Reason::Corrupt,
-                    "duplicate" => Reason::Duplicate,
-                    score => Reason::Score(score.into()),
-                },
-                id: row.id,
-                duplicate_of: row.duplicate_of,
-            })
-            .collect())
-    }
 }
 
-/// The decision about a bad sample, which a good one's takes the place of.
-fn corrupt(sample: &SampleRow) -> DecisionRow {
-    DecisionRow {
-        id: sample.id.clone(),
-        reason: Reason::Corrupt.as_str().into(),
-        duplicate_of: None,
-    }
-}
-
-/// The first threshold, in the order of the request, and then the first filter that a good row fails.
-fn first_failure<'a>(
+/// For each good row the first threshold, in the order of the request, and then the first filter that it fails.
+fn failures<'a>(
     thresholds: &'a [Threshold],
     filters: &'a [Filter],
-    samples: &Samples,
+    dirs: &[&RunDir],
     scores: &[(String, Vec<f32>)],
-    row: usize,
-) -> Option<&'a str> {
-    let candidate = Candidate {
-        sample: samples.sample(row),
-        scores,
-        row,
+    samples: &Samples,
+) -> Result<Vec<Option<&'a str>>> {
+    let value = |name: &str, row: usize| {
+        let found = scores.iter().find(|(known, _)| known == name);
+        found.map_or(f32::NAN, |(_, values)| values[row])
     };
-    let below = thresholds
-        .iter()
-        .find(|t| !t.keeps(candidate.score(&t.score)))
-        .map(|t| t.score.as_str());
-    below.or_else(|| {
-        filters
-            .iter()
-            .find(|(_, keep)| !keep(&candidate))
-            .map(|(name, _)| name.as_str())
-    })
+    let below = |row: usize| thresholds.iter().find(|t| !t.keeps(value(&t.score, row)));
+    let mut failed: Vec<Option<&str>> = (0..samples.len())
+        .map(|row| below(row).map(|t| t.score.as_str()))
+        .collect();
+    if filters.is_empty() {
+        return Ok(failed);
+    }
+    let rows = sample_rows(dirs).filter(|row| row.as_ref().map_or(true, SampleRow::good));
+    for (row, sample) in rows.enumerate() {
+        let candidate = Candidate {
+            sample: &sample?,
+            scores,
+            row,
+        };
+        if failed[row].is_none() {
+            let fails = filters.iter().find(|(_, keep)| !keep(&candidate));
+            failed[row] = fails.map(|(name, _)| name.as_str());
+        }
+    }
+    Ok(failed)
 }

@@ -2,9 +2,11 @@
 
 use super::centroids::read_centroids;
 use super::clusters::{Clusters, InitKind};
+use super::decisions::write_matched;
+use super::matrix::Matrix;
 use super::pairs::{PairFiles, pairs_path};
 use super::progress::{Context, Stage};
-use super::set::{Samples, read_clusters, read_embeddings, read_scores};
+use super::set::{Samples, read_clusters, read_scores, sample_rows};
 use crate::atomic;
 use crate::dedup::decide::{Keep, RankKeys, id_hash, rank};
 use crate::dedup::exact::{self, ExactPairs};
@@ -14,7 +16,9 @@ use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
 use crate::ops::tile::Pair;
 use crate::store::run_file::{ClusterRequest, DedupRequest};
+use crate::store::tables::SampleRow;
 use crate::store::{RunDir, Table, findings};
+use rayon::prelude::*;
 
 const CENTROIDS: &str = "clusters/centroids.safetensors";
 
@@ -44,6 +48,8 @@ pub(super) struct Plan<'a> {
     pub seed: u64,
     /// Rows on each side of a tile; never changes a result.
     pub tile: usize,
+    /// Bytes of embeddings that are held in memory; none for the rule of [`Matrix::read`].
+    pub held: Option<u64>,
 }
 
 impl Plan<'_> {
@@ -227,7 +233,7 @@ pub(super) fn match_anew(
     if samples.len() == 0 {
         return Ok(());
     }
-    let matrix = read_embeddings(dirs, samples, d)?;
+    let matrix = Matrix::read(home, dirs, samples, d, plan.held)?;
     let centroids = read_centroids(&home.path(CENTROIDS), d)?;
     let (labels, _) = read_clusters(home, samples)?;
     let params = semantic::Params {
@@ -266,10 +272,7 @@ fn write_clusters(
     let mut first = 0;
     for (part, size) in samples.part_sizes.iter().enumerate() {
         let rows = first..first + size;
-        let ids: Vec<&str> = rows
-            .clone()
-            .map(|row| samples.sample(row).id.as_str())
-            .collect();
+        let ids: Vec<&str> = rows.clone().map(|row| samples.id(row)).collect();
         let table = findings::clusters_to_batch(
             samples.id_type,
             &ids,
@@ -292,15 +295,12 @@ fn write_matches(
 ) -> Result<()> {
     let order = order(home, dirs, samples, plan.keep, plan.seed)?;
     let matches = dedup.matches(&order)?;
-    let id = |row: u64| samples.sample(row as usize).id.as_str();
-    let rows: Vec<_> = order
-        .iter()
-        .map(|row| (*row, &matches[*row as usize]))
-        .map(|(row, m)| (id(row), id(m.row), m.cosine))
-        .collect();
-    let table =
-        findings::matched_to_batch(samples.id_type, ["id", "max_id", "cosine_sim_score"], &rows)?;
-    atomic::write_parquet(home.path("duplicates/matches.parquet"), &table)
+    let rows = order.iter().map(|row| {
+        let found = &matches[*row as usize];
+        (*row as usize, found.row as usize, found.cosine)
+    });
+    let path = home.path("duplicates/matches.parquet");
+    write_matched(path, samples, ["id", "max_id", "cosine_sim_score"], rows)
 }
 
 /// Good rows in order of preference.
@@ -318,22 +318,22 @@ pub(super) fn order(
     if n == 0 {
         return Ok(Vec::new());
     }
-    let rows = || (0..n).map(|row| samples.sample(row));
-    let mut by_id: Vec<usize> = (0..n).collect();
-    let keys: Vec<_> = rows()
-        .map(|row| samples.id_type.sort_key(&row.id))
-        .collect();
-    by_id.sort_unstable_by_key(|row| keys[*row]);
-    let mut id_rank = vec![0; n];
-    by_id
-        .iter()
-        .enumerate()
-        .for_each(|(rank, row)| id_rank[*row] = rank as u64);
-    let hashes: Vec<u64> = rows().map(|row| id_hash(&row.id)).collect();
-    let pixels: Vec<u64> = rows()
-        .map(|row| u64::from(row.width) * u64::from(row.height))
-        .collect();
-    let bytes: Vec<u64> = rows().map(|row| row.bytes).collect();
+    let (mut pixels, mut bytes) = (Vec::new(), Vec::new());
+    if *keep == Keep::Largest {
+        for row in sample_rows(dirs).filter(|row| row.as_ref().map_or(true, SampleRow::good)) {
+            let row = row?;
+            pixels.push(u64::from(row.width) * u64::from(row.height));
+            bytes.push(row.bytes);
+        }
+    }
+    let id_hash: Vec<u64> = match keep {
+        Keep::Random => (0..n).map(|row| id_hash(samples.id(row))).collect(),
+        _ => Vec::new(),
+    };
+    let id_rank = match keep {
+        Keep::First => Vec::new(),
+        _ => id_rank(samples),
+    };
     let distances = match keep {
         Keep::Hard | Keep::Easy => read_clusters(home, samples)?.1,
         _ => Vec::new(),
@@ -351,7 +351,7 @@ pub(super) fn order(
         &RankKeys {
             rows: n,
             id_rank: &id_rank,
-            id_hash: &hashes,
+            id_hash: &id_hash,
             pixels: &pixels,
             bytes: &bytes,
             cosine_dist_to_cent: &distances,
@@ -359,4 +359,15 @@ pub(super) fn order(
             seed,
         },
     )?)
+}
+
+/// The place of each good row's id among all of them.
+fn id_rank(samples: &Samples) -> Vec<u64> {
+    let mut by_id: Vec<usize> = (0..samples.len()).collect();
+    by_id.par_sort_unstable_by_key(|row| samples.id_type.sort_key(samples.id(*row)));
+    let mut id_rank = vec![0; samples.len()];
+    for (rank, row) in by_id.into_iter().enumerate() {
+        id_rank[row] = rank as u64;
+    }
+    id_rank
 }

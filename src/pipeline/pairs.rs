@@ -48,7 +48,7 @@ impl<'a> PairFiles<'a> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        let id = |row: u64| self.samples.sample(row as usize).id.as_str();
+        let id = |row: u64| self.samples.id(row as usize);
         let a: Vec<_> = self.held.iter().map(|p| id(p.a)).collect();
         let b: Vec<_> = self.held.iter().map(|p| id(p.b)).collect();
         let cosine: Vec<_> = self.held.iter().map(|p| p.cosine).collect();

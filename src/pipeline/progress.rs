@@ -16,6 +16,8 @@ pub enum Stage {
     Score,
     /// Clusters and pairs; counted in pairs found.
     Dedup,
+    /// Rows against all rows, for what clusters lost; counted in rows.
+    Audit,
     /// Thresholds and pairs -> decisions; counted in samples.
     Decide,
     /// The curated set; counted in samples kept.
@@ -32,6 +34,7 @@ impl Stage {
             Stage::Import => "import",
             Stage::Score => "score",
             Stage::Dedup => "dedup",
+            Stage::Audit => "audit",
             Stage::Decide => "decide",
             Stage::Write => "write",
             Stage::Report => "report",

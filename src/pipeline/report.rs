@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::curated::reopen;
 use super::progress::{Context, Running, Stage};
 use super::run::Run;
-use super::set::{Samples, read_scores};
+use super::set::{Samples, read_scores, sample_rows};
 use super::{duplicates, pairs};
 use crate::atomic;
 use crate::error::{Error, Result};
@@ -17,6 +17,7 @@ use crate::report::thumbnails::{Thumbnails, thumbnail};
 use crate::report::{Decided, Facts, Pairs, Shown, page};
 use crate::sample::{Decision, Sample};
 use crate::store::run_file::RunFile;
+use crate::store::tables::SampleRow;
 
 /// The file's name in the run directory.
 pub(super) const REPORT: &str = "report.html";
@@ -50,13 +51,14 @@ impl Run {
         context: Context,
     ) -> Result<PathBuf> {
         let samples = Samples::read(&self.dirs())?;
-        let facts = self.facts(&samples)?;
+        let rows = sample_rows(&self.dirs()).collect::<Result<Vec<_>>>()?;
+        let facts = self.facts(&samples, &rows)?;
         let shown = Shown::choose(&facts);
         let wanted: BTreeSet<usize> = shown.rows().iter().map(|row| samples.good[*row]).collect();
         let mut running = context.begin(Stage::Report, Some(wanted.len() as u64));
         let mut notes = Vec::new();
         let thumbnails = match inputs {
-            Ok(inputs) => look_again(inputs, &samples, &wanted, &mut running)?,
+            Ok(inputs) => look_again(inputs, &rows, &wanted, &mut running)?,
             Err(reason) => {
                 context.note(&format!("report: no pictures, {reason}"));
                 notes.push(format!("No pictures: {reason}."));
@@ -72,7 +74,7 @@ impl Run {
         Ok(path)
     }
 
-    fn facts<'a>(&'a self, samples: &'a Samples) -> Result<Facts<'a>> {
+    fn facts<'a>(&'a self, samples: &'a Samples, rows: &'a [SampleRow]) -> Result<Facts<'a>> {
         let first: Option<RunFile> = match self.dirs().first() {
             Some(dir) => dir.read_run_file()?,
             None => None,
@@ -106,7 +108,7 @@ impl Run {
             run: self.home.root().display().to_string(),
             file: &self.file,
             embed: first.and_then(|file| file.embed),
-            samples: &samples.rows,
+            samples: rows,
             good: &samples.good,
             scores,
             decided,
@@ -117,9 +119,10 @@ impl Run {
     /// The stored decisions about the good rows, with the cosines that they were made by.
     fn decided(&self, samples: &Samples, order: Vec<u64>) -> Result<Decided> {
         let decisions = self.decisions()?;
-        let same =
-            |(decision, row): (&Decision, &crate::store::tables::SampleRow)| decision.id == row.id;
-        if decisions.len() != samples.rows.len() || !decisions.iter().zip(&samples.rows).all(same) {
+        let same = |(decision, id): (&Decision, &str)| decision.id == id;
+        if decisions.len() != samples.ids.len()
+            || !decisions.iter().zip(samples.ids.iter()).all(same)
+        {
             let path = self.home.path("decisions.parquet");
             return Err(Error::run(
                 path,
@@ -150,7 +153,7 @@ impl Run {
 /// Reads the wanted samples again, some at a time, and makes them small.
 fn look_again(
     inputs: &[&Inputs],
-    samples: &Samples,
+    samples: &[SampleRow],
     wanted: &BTreeSet<usize>,
     running: &mut Running,
 ) -> Result<Thumbnails> {
@@ -163,7 +166,7 @@ fn look_again(
         let made: Vec<_> = chunk
             .par_iter()
             .map(|(at, sample)| {
-                let row = &samples.rows[*at];
+                let row = &samples[*at];
                 let made = if row.id == sample.id {
                     thumbnail(sample, &row.sha256)
                 } else {

@@ -1,18 +1,21 @@
 //! The rows of one run, or of several taken as one set, in read order.
+//!
+//! What grows with the set is kept small: of a sample its id and whether it is good. All else that stands in `samples/` is read
+//! again by those who need it, part by part.
 
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
-use crate::store::ids::IdType;
+use crate::store::ids::{IdType, Ids};
 use crate::store::run_file::RunFile;
 use crate::store::tables::SampleRow;
 use crate::store::{RunDir, Table, findings};
 
-/// Samples of a set and what is known of them, without embeddings.
+/// Samples of a set, without embeddings. Memory: 16 bytes a sample, and its id.
 pub(super) struct Samples {
-    /// All samples, good and bad.
-    pub rows: Vec<SampleRow>,
-    /// Positions in `rows` of the good ones: the rows of every matrix and score.
+    /// The ids of all samples, good and bad.
+    pub ids: Ids,
+    /// Positions in `ids` of the good ones: the rows of every matrix and score.
     pub good: Vec<usize>,
     /// The type of the ids in every table.
     pub id_type: IdType,
@@ -32,19 +35,19 @@ impl Samples {
         };
         let mut samples = Samples {
             id_type: file.embed.map(|e| e.id_type).unwrap_or_default(),
-            rows: Vec::new(),
+            ids: Ids::default(),
             good: Vec::new(),
             part_sizes: Vec::new(),
         };
         for dir in dirs {
             for part in 0..dir.parts() {
                 let before = samples.good.len();
-                for row in dir.read_samples(part)? {
-                    if row.good() {
-                        samples.good.push(samples.rows.len());
+                dir.for_each_id(part, |id, good| {
+                    if good {
+                        samples.good.push(samples.ids.len());
                     }
-                    samples.rows.push(row);
-                }
+                    samples.ids.push(id);
+                })?;
                 samples.part_sizes.push(samples.good.len() - before);
             }
         }
@@ -55,7 +58,7 @@ impl Samples {
     }
 
     fn check_ids(&self, dirs: &[&RunDir]) -> Result<()> {
-        let mut ids: Vec<&str> = self.rows.iter().map(|r| r.id.as_str()).collect();
+        let mut ids: Vec<&str> = self.ids.iter().collect();
         ids.sort_unstable();
         match ids.windows(2).find(|pair| pair[0] == pair[1]) {
             None => Ok(()),
@@ -73,9 +76,9 @@ impl Samples {
         }
     }
 
-    /// A good row's sample.
-    pub(super) fn sample(&self, row: usize) -> &SampleRow {
-        &self.rows[self.good[row]]
+    /// A good row's id.
+    pub(super) fn id(&self, row: usize) -> &str {
+        self.ids.get(self.good[row])
     }
 
     /// n: good rows.
@@ -83,54 +86,23 @@ impl Samples {
         self.good.len()
     }
 
-    /// Values of good rows -> one for each sample, none for bad ones.
-    pub(super) fn spread(&self, values: &[f32]) -> Vec<Option<f32>> {
-        let mut all = vec![None; self.rows.len()];
-        self.good
-            .iter()
-            .zip(values)
-            .for_each(|(at, value)| all[*at] = Some(*value));
-        all
-    }
-
     /// Good row numbers by id.
     pub(super) fn by_id(&self) -> HashMap<&str, u64> {
-        self.good
-            .iter()
-            .enumerate()
-            .map(|(row, at)| (self.rows[*at].id.as_str(), row as u64))
+        (0..self.len())
+            .map(|row| (self.id(row), row as u64))
             .collect()
     }
 }
 
-/// The embedding matrix `[n, d]` of all runs.
-///
-/// # Errors
-/// [`Error::Run`] where a table is damaged or does not fit its samples.
-pub(super) fn read_embeddings(dirs: &[&RunDir], samples: &Samples, d: usize) -> Result<Vec<f32>> {
-    let mut matrix = Vec::with_capacity(samples.len() * d);
-    let mut row = 0;
-    for dir in dirs {
-        for part in 0..dir.parts() {
-            let embeddings = dir.read_embeddings(part)?;
-            let fits =
-                embeddings.dims == d
-                    && embeddings.rows.len() == embeddings.ids.len() * d
-                    && embeddings.ids.iter().enumerate().all(|(i, id)| {
-                        row + i < samples.len() && *id == samples.sample(row + i).id
-                    });
-            if !fits {
-                let path = dir.part(Table::Embeddings, part);
-                return Err(Error::run(
-                    path,
-                    "does not hold the embeddings of its samples; remove the part and embed again",
-                ));
-            }
-            row += embeddings.ids.len();
-            matrix.extend_from_slice(&embeddings.rows);
-        }
-    }
-    Ok(matrix)
+/// All samples of all runs with all that stands in `samples/`, a part in memory at a time.
+pub(super) fn sample_rows<'a>(dirs: &'a [&RunDir]) -> impl Iterator<Item = Result<SampleRow>> + 'a {
+    let parts = dirs
+        .iter()
+        .flat_map(|dir| (0..dir.parts()).map(move |part| (*dir, part)));
+    parts.flat_map(|(dir, part)| match dir.read_samples(part) {
+        Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
+        Err(error) => vec![Err(error)],
+    })
 }
 
 /// A score of all good rows.

@@ -43,14 +43,16 @@ impl Run {
         let keep: Keep = decide.keep.parse().map_err(damaged)?;
         let removal: Removal = decide.removal.parse().map_err(damaged)?;
         let samples = Samples::read(&self.dirs())?;
-        let decisions = self.decisions()?;
-        if decisions.len() != samples.rows.len() {
+        let mut passes = Vec::with_capacity(samples.ids.len());
+        for decision in self.each_decision()? {
+            passes.push(matches!(decision?.reason, Reason::Kept | Reason::Duplicate));
+        }
+        if passes.len() != samples.ids.len() {
             return Err(damaged(
                 "the decisions are not those of the samples; clipsift dedup makes them anew".into(),
             ));
         }
-        let passes = |at: &usize| matches!(decisions[*at].reason, Reason::Kept | Reason::Duplicate);
-        let survivors: Vec<bool> = samples.good.iter().map(passes).collect();
+        let survivors: Vec<bool> = samples.good.iter().map(|at| passes[*at]).collect();
         let passing = survivors.iter().filter(|passes| **passes).count() as u64;
         let order = duplicates::order(&self.home, &self.dirs(), &samples, &keep, decide.seed)?;
         eps.iter()

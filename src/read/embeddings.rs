@@ -19,11 +19,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use super::vectors::{Lists, Vectors};
 use super::{braces, npy, npy::Npy, unreadable};
-use crate::digest::hex;
+use crate::digest::sha256_file;
 use crate::store::ids::IdType;
 use crate::{Error, Result};
 
@@ -329,18 +328,6 @@ fn open(path: &Path, columns: &Columns) -> Result<Opened, String> {
         written: path.display().to_string().into(),
         stem: super::printable(stem.as_encoded_bytes()),
         content,
-        sha256: sha256(path)?,
+        sha256: sha256_file(path).map_err(|e| unreadable(&e))?,
     })
-}
-
-/// sha256 of a file, read once through.
-fn sha256(path: &Path) -> Result<String, String> {
-    let mut file = File::open(path).map_err(|e| unreadable(&e))?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer).map_err(|e| unreadable(&e))? {
-            0 => return Ok(hex(&hash.finalize())),
-            read => hash.update(&buffer[..read]),
-        }
-    }
 }

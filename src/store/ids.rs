@@ -132,6 +132,37 @@ impl IdType {
     }
 }
 
+/// Many ids, one after another in one text: 8 bytes an id and its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ids {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Ids {
+    /// Adds one at the end.
+    pub(crate) fn push(&mut self, id: &str) {
+        self.text.push_str(id);
+        self.ends.push(self.text.len());
+    }
+
+    /// The number of ids.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The id at a place.
+    pub(crate) fn get(&self, at: usize) -> &str {
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.text[start..self.ends[at]]
+    }
+
+    /// All of them, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        (0..self.len()).map(|at| self.get(at))
+    }
+}
+
 /// A column of ids as texts, whatever their type.
 ///
 /// # Errors
@@ -189,6 +220,15 @@ mod tests {
         };
         assert_eq!(sorted(IdType::Int32), ["-3", "9", "10"]);
         assert_eq!(sorted(IdType::String), ["-3", "10", "9"]);
+    }
+
+    #[test]
+    fn many_ids_in_one_text_stay_apart() {
+        let mut ids = Ids::default();
+        let texts = ["a/b", "", "", "é", "a/b"];
+        texts.iter().for_each(|id| ids.push(id));
+        assert_eq!(ids.iter().collect::<Vec<_>>(), texts);
+        assert_eq!((ids.len(), ids.get(0), ids.get(4)), (5, "a/b", "a/b"));
     }
 
     #[test]

@@ -222,6 +222,18 @@ impl RunDir {
             .map_err(|reason| Error::run(path, reason))
     }
 
+    /// Calls `each` with the id of each sample of a part and whether it is good, and reads nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where the file is damaged.
+    pub(crate) fn for_each_id(&self, index: usize, mut each: impl FnMut(&str, bool)) -> Result<()> {
+        let path = self.part(Table::Samples, index);
+        for table in atomic::read_parquet_batches(&path, &["id", "error"])? {
+            tables::for_each_id(&table?, &mut each).map_err(|reason| Error::run(&path, reason))?;
+        }
+        Ok(())
+    }
+
     /// Feeds all samples' tables to a hash: what decides whether something made of them is still theirs.
     ///
     /// # Errors
@@ -301,6 +313,8 @@ fn remove_ours(folder: &Path) -> Result<()> {
         let single = [
             "matches.parquet",
             "removed.parquet",
+            "audit.parquet",
+            "against.parquet",
             "centroids.safetensors",
         ];
         let ours = (numbered && name.ends_with(".parquet")) || single.contains(&name.as_str());

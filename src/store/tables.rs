@@ -145,6 +145,19 @@ pub fn samples_from_batch(table: &RecordBatch) -> Result<Vec<SampleRow>, String>
     Ok(rows.collect())
 }
 
+/// Calls `each` with the id of each row of `samples/`, and whether it is good.
+///
+/// # Errors
+/// The column that is missing or of another type.
+pub(super) fn for_each_id(
+    table: &RecordBatch,
+    mut each: impl FnMut(&str, bool),
+) -> Result<(), String> {
+    let (ids, errors) = (id_column(table, "id")?, text_column(table, "error")?);
+    (0..table.num_rows()).for_each(|row| each(ids.value(row), errors.is_null(row)));
+    Ok(())
+}
+
 /// Embeddings of a part's good samples, in their order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embeddings {

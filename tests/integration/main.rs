@@ -1,15 +1,21 @@
 //! Integration tests.
 
+mod against;
+mod audit;
 mod common;
 mod curate;
 mod decode;
 mod dedup_core;
 mod embeddings;
+#[path = "../emulator/mod.rs"]
+mod emulator;
 mod faults;
 mod heads;
 mod hub;
 mod imported;
+mod large;
 mod library;
+mod measure;
 mod memory;
 mod read;
 mod report;

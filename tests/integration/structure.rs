@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// From the top down, as `src/lib.rs` has them.
 const LEVELS: [&[&str]; 6] = [
-    &["pipeline"],
+    &["pipeline", "verify", "bench"],
     &["write", "report", "dedup"],
     &["read", "decode", "resize", "clip", "heads", "store"],
     &["ops"],

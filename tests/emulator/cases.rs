@@ -1,0 +1,70 @@
+//! Which kernel ran at which size and dtype: counted, and told on standard error when a family of tests is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// The families that make up the whole; the last one to end prints the sum.
+const FAMILIES: &[&str] = &[
+    "assign",
+    "attention",
+    "hash_rows",
+    "normalize",
+    "prepare_rows",
+    "tile",
+];
+
+#[derive(Default)]
+struct Cases {
+    kernels: BTreeMap<String, BTreeSet<(String, String)>>,
+    ended: BTreeSet<String>,
+    told: BTreeSet<String>,
+}
+
+static CASES: Mutex<Cases> = Mutex::new(Cases {
+    kernels: BTreeMap::new(),
+    ended: BTreeSet::new(),
+    told: BTreeSet::new(),
+});
+
+/// Notes that a kernel ran, and was compared, with elements of a dtype at a size (in words; one size counts once).
+pub(crate) fn record(kernel: &str, dtype: &str, size: impl std::fmt::Display) {
+    let mut cases = CASES.lock().unwrap_or_else(|e| e.into_inner());
+    let kernel = cases.kernels.entry(kernel.to_string()).or_default();
+    kernel.insert((dtype.to_string(), size.to_string()));
+}
+
+/// Runs the tests of a kernel file and prints how many cases its kernels (those whose name begins with the family's) ran.
+pub(crate) fn family(name: &str, tests: impl FnOnce()) {
+    let start = Instant::now();
+    tests();
+    let seconds = start.elapsed().as_secs_f64();
+    let mut cases = CASES.lock().unwrap_or_else(|e| e.into_inner());
+    let mut text = String::new();
+    cases.ended.insert(name.to_string());
+    let all = FAMILIES.iter().all(|family| cases.ended.contains(*family));
+    let Cases { kernels, told, .. } = &mut *cases;
+    for (kernel, ran) in kernels {
+        // With the last family also the kernels that no family is named after.
+        if !(kernel.starts_with(name) || all) || !told.insert(kernel.clone()) {
+            continue;
+        }
+        let dtypes: BTreeSet<&str> = ran.iter().map(|(dtype, _)| dtype.as_str()).collect();
+        let dtypes = dtypes.into_iter().collect::<Vec<_>>().join(" ");
+        text += &format!(
+            "emulator: {kernel:<28} {:>4} cases of size x dtype ({dtypes})\n",
+            ran.len()
+        );
+    }
+    text += &format!("emulator: {name} done in {seconds:.1} s\n");
+    if all {
+        let sum: usize = cases.kernels.values().map(BTreeSet::len).sum();
+        let kernels = cases.kernels.len();
+        text += &format!(
+            "emulator: {sum} cases of kernel x size x dtype ran, over {kernels} kernels\n"
+        );
+    }
+    // The handle itself: what print! and eprint! write is kept back for tests that pass.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}

@@ -1,0 +1,76 @@
+//! Element types, inputs and comparisons that the kernels' tests share.
+
+use candle_core::DType;
+use half::{bf16, f16};
+use rand::Rng;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+/// An element that is stored in its own precision and computed with in f32.
+pub(crate) trait Number: Copy + Default + std::fmt::Debug + 'static {
+    const DTYPE: DType;
+    const NAME: &'static str;
+    /// Half of the distance of 1 to the next larger number: the relative error of one rounding.
+    const ROUNDING: f64;
+    /// Half of the distance between the smallest numbers: the absolute error of rounding a tiny one.
+    const SMALLEST: f64;
+    fn load(self) -> f32;
+    fn store(value: f32) -> Self;
+}
+
+macro_rules! number {
+    ($t:ty, $dtype:ident, $name:literal, $rounding:expr, $smallest:expr, $load:expr, $store:expr) => {
+        impl Number for $t {
+            const DTYPE: DType = DType::$dtype;
+            const NAME: &'static str = $name;
+            const ROUNDING: f64 = $rounding;
+            const SMALLEST: f64 = $smallest;
+            fn load(self) -> f32 {
+                $load(self)
+            }
+            fn store(value: f32) -> $t {
+                $store(value)
+            }
+        }
+    };
+}
+number!(f32, F32, "f32", 5.97e-8, 1e-45, |x| x, |x| x);
+number!(f16, F16, "f16", 4.89e-4, 3e-8, f16::to_f32, f16::from_f32);
+number!(
+    bf16,
+    BF16,
+    "bf16",
+    3.91e-3,
+    1e-40,
+    bf16::to_f32,
+    bf16::from_f32
+);
+
+/// Numbers in -2..2, the same for a seed.
+pub(crate) fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(|_| random.random_range(-2.0..2.0)).collect()
+}
+
+/// The same, each rounded to T.
+pub(crate) fn rounded<T: Number>(values: &[f32]) -> Vec<T> {
+    values.iter().map(|x| T::store(*x)).collect()
+}
+
+/// Asserts |got - expected| <= bound(expected) for every element; NaNs fail.
+pub(crate) fn assert_close<T: Number>(
+    what: &str,
+    got: &[T],
+    expected: &[f64],
+    bound: impl Fn(usize, f64) -> f64,
+) {
+    assert_eq!(got.len(), expected.len(), "{what}: number of elements");
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let error = (f64::from(got.load()) - expected).abs();
+        let bound = bound(i, *expected);
+        assert!(
+            error <= bound,
+            "{what}, element {i}: got {got:?}, expected {expected}, off by {error:e}, allowed {bound:e}"
+        );
+    }
+}
