@@ -94,7 +94,7 @@ fn check<T: Number + candle_core::WithDType>(emulator: &Emulator, shape: Shape) 
         bias: emulator.address(&of_bias),
         out: emulator.address(&output),
     };
-    let launch = attention(operands, <T as Number>::DTYPE, n, t, heads, head_dim)
+    let launch = attention(operands, T::DTYPE, n, t, heads, head_dim)
         .unwrap()
         .unwrap();
     emulator.launch(&launch).unwrap();

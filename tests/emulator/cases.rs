@@ -1,5 +1,6 @@
 //! Which kernel ran at which size and dtype: counted, and told on standard error when a family of tests is done.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Mutex;
@@ -7,49 +8,50 @@ use std::time::Instant;
 
 /// The families that make up the whole; the last one to end prints the sum.
 const FAMILIES: &[&str] = &[
+    "accumulate",
+    "activation",
     "assign",
     "attention",
     "hash_rows",
+    "layer_norm",
     "normalize",
     "prepare_rows",
+    "preprocess",
     "tile",
 ];
 
-#[derive(Default)]
 struct Cases {
     kernels: BTreeMap<String, BTreeSet<(String, String)>>,
     ended: BTreeSet<String>,
-    told: BTreeSet<String>,
 }
 
 static CASES: Mutex<Cases> = Mutex::new(Cases {
     kernels: BTreeMap::new(),
     ended: BTreeSet::new(),
-    told: BTreeSet::new(),
 });
 
-/// Notes that a kernel ran, and was compared, with elements of a dtype at a size (in words; one size counts once).
-pub(crate) fn record(kernel: &str, dtype: &str, size: impl std::fmt::Display) {
-    let mut cases = CASES.lock().unwrap_or_else(|e| e.into_inner());
-    let kernel = cases.kernels.entry(kernel.to_string()).or_default();
-    kernel.insert((dtype.to_string(), size.to_string()));
+thread_local! {
+    /// The kernels that the test on this thread has recorded.
+    static OWN: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
 }
 
-/// Runs the tests of a kernel file and prints how many cases its kernels (those whose name begins with the family's) ran.
+/// Notes that a kernel ran, and was compared, with elements of a dtype at a size (in words; one size counts once).
+pub(crate) fn record(kernel_name: &str, dtype: &str, size: impl std::fmt::Display) {
+    let mut cases = CASES.lock().unwrap_or_else(|e| e.into_inner());
+    let kernel = cases.kernels.entry(kernel_name.to_string()).or_default();
+    kernel.insert((dtype.to_string(), size.to_string()));
+    OWN.with_borrow_mut(|own| own.insert(kernel_name.to_string()));
+}
+
+/// Runs the tests of a kernel file, a family, and prints how many cases its kernels ran.
 pub(crate) fn family(name: &str, tests: impl FnOnce()) {
     let start = Instant::now();
     tests();
     let seconds = start.elapsed().as_secs_f64();
     let mut cases = CASES.lock().unwrap_or_else(|e| e.into_inner());
     let mut text = String::new();
-    cases.ended.insert(name.to_string());
-    let all = FAMILIES.iter().all(|family| cases.ended.contains(*family));
-    let Cases { kernels, told, .. } = &mut *cases;
-    for (kernel, ran) in kernels {
-        // With the last family also the kernels that no family is named after.
-        if !(kernel.starts_with(name) || all) || !told.insert(kernel.clone()) {
-            continue;
-        }
+    let own = OWN.take();
+    for (kernel, ran) in cases.kernels.iter().filter(|(k, _)| own.contains(*k)) {
         let dtypes: BTreeSet<&str> = ran.iter().map(|(dtype, _)| dtype.as_str()).collect();
         let dtypes = dtypes.into_iter().collect::<Vec<_>>().join(" ");
         text += &format!(
@@ -58,7 +60,8 @@ pub(crate) fn family(name: &str, tests: impl FnOnce()) {
         );
     }
     text += &format!("emulator: {name} done in {seconds:.1} s\n");
-    if all {
+    cases.ended.insert(name.to_string());
+    if FAMILIES.iter().all(|family| cases.ended.contains(*family)) {
         let sum: usize = cases.kernels.values().map(BTreeSet::len).sum();
         let kernels = cases.kernels.len();
         text += &format!(

@@ -13,14 +13,18 @@
 //!
 //! `CLIPSIFT_KERNELS` names another folder of kernels (`scripts/mutate_kernels` uses it), `CXX` another compiler.
 
+mod accumulate;
+mod activation;
 mod assign;
 mod attention;
 pub(crate) mod cases;
 mod compile;
 mod faulty;
+mod layer_norm;
 mod matrix;
 mod normalize;
 pub(crate) mod numbers;
+mod preprocess;
 mod rows;
 mod tile;
 

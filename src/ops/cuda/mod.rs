@@ -9,15 +9,19 @@
 //! with tensor cores are candidates, within the margin of [`margin`]; canonical f64 arithmetic on the device decides about them, so
 //! that the results are those of the CPU twins bit for bit.
 
+pub mod accumulate;
+pub mod activation;
 pub mod assign;
 pub mod attention;
 mod check;
 pub mod identical;
 pub mod launch;
+pub mod layer_norm;
 pub mod margin;
 pub mod matrix;
 mod nearest;
 pub mod normalize;
+pub mod preprocess;
 pub mod tile;
 mod values;
 pub mod view;
