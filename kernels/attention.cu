@@ -170,7 +170,6 @@ __device__ __forceinline__ void attention(const T* qkv, const T* bias, T* out, i
             }
         }
     }
-    copy_async_wait<0>();
 
     const T* bias_v = bias + 2 * width + head * HEAD;
 #pragma unroll

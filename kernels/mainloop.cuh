@@ -147,5 +147,4 @@ __device__ __forceinline__ void multiply_tiles(const __half* a, const __half* b,
         }
         finish(tile, sums);
     }
-    copy_async_wait<0>();
 }

@@ -8,6 +8,7 @@
 //   in and out  bounds [2] u64, the bits of two f64, 0 at first: the greatest |x|² of a row, the greatest |x - half(x)|². Not
 //        finite when a value is not.
 // gather_rows: half [rows, stride] f16 := the listed rows of from [.., stride]; stride a multiple of 8; `ids` null: the first ones.
+// fill_words: out [words] i32 := even, odd, even, odd ...
 // squared_lengths_f32: out [rows] f32 := the canonical |x|² of from [rows, d], rounded. Half a warp a row.
 // hash_rows_f32, hash_rows_f16: out [rows] u64 := a hash of the bits of the listed rows' d values. One warp a row.
 // compare_rows_f32, compare_rows_f16: same [count] i32 := 1 where the two listed rows of pairs [count, 2] i64 have the same bits,
@@ -87,6 +88,12 @@ extern "C" __global__ void gather_rows(const __half* from, const long long* ids,
     }
 }
 CLIPSIFT_KERNEL(gather_rows)
+
+extern "C" __global__ void fill_words(int* out, long long words, int even, int odd) {
+    const long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < words; i += step) out[i] = i % 2 ? odd : even;
+}
+CLIPSIFT_KERNEL(fill_words)
 
 extern "C" __global__ void squared_lengths_f32(const float* from, long long rows, int d, float* out) {
     const long long step = warps() * 2;

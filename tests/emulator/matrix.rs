@@ -59,6 +59,11 @@ fn rows_on_the_device_are_what_was_put_there() {
                     let expected = Rows::all(&twice, d).unwrap();
                     let expected = clipsift::ops::identical::first_identical(expected);
                     assert_eq!(first.unwrap(), expected, "n {n}, d {d}, {rounding:?}");
+                    // Cleared, only what comes then counts.
+                    matrix.clear().unwrap();
+                    assert_eq!(matrix.bounds().unwrap().longest, 0.0);
+                    matrix.append_rows(&rows).unwrap();
+                    assert_eq!((matrix.len(), matrix.bounds().unwrap()), (n, bounds));
                     let dtype = match precision {
                         Precision::Half => "f16",
                         Precision::Single => "f32",

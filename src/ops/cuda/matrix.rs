@@ -204,6 +204,15 @@ impl<'b, B: Backend> DeviceMatrix<'b, B> {
         Ok(())
     }
 
+    /// Forgets all rows and keeps the memory: for centroids, which come anew in each iteration.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn clear(&mut self) -> Result<()> {
+        self.n = 0;
+        self.backend.zero(&mut self.bounds)
+    }
+
     /// The number of rows n.
     pub fn len(&self) -> usize {
         self.n
@@ -341,6 +350,31 @@ pub(crate) fn gather<B: Backend>(
             Arg::I64(rows as i64),
             Arg::I32(stride as i32),
             Arg::Pointer(to),
+        ],
+    })
+}
+
+/// Sets a buffer's words of four bytes to `[even, odd]` in turn, on the device.
+pub(crate) fn fill<B: Backend>(
+    backend: &B,
+    buffer: &B::Buffer,
+    words: usize,
+    [even, odd]: [u32; 2],
+) -> Result<()> {
+    if words == 0 {
+        return Ok(());
+    }
+    backend.launch(&Launch {
+        module: "matrix",
+        function: "fill_words",
+        grid: [grid_for(backend, words, 1), 1, 1],
+        block: [256, 1, 1],
+        shared_bytes: 0,
+        args: vec![
+            Arg::Pointer(backend.address(buffer)),
+            Arg::I64(words as i64),
+            Arg::I32(even as i32),
+            Arg::I32(odd as i32),
         ],
     })
 }

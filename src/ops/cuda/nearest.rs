@@ -2,7 +2,7 @@
 //! canonical decision among them.
 
 use super::launch::{Arg, Backend, Launch};
-use super::matrix::Precision;
+use super::matrix::{Precision, fill};
 use super::values::{allocate, upload};
 use super::view::Part;
 use crate::Result;
@@ -39,10 +39,22 @@ pub(crate) struct Best<B: Backend> {
 impl<B: Backend> Best<B> {
     /// Nothing found yet.
     pub(crate) fn none(backend: &B, rows: usize) -> Result<Self> {
+        let scores = allocate::<B, f32>(backend, rows)?;
+        let costs = allocate::<B, f64>(backend, rows)?;
+        let nearest = allocate::<B, u32>(backend, rows)?;
+        let infinity = f64::INFINITY.to_bits();
+        fill(backend, &scores, rows, [f32::INFINITY.to_bits(); 2])?;
+        fill(
+            backend,
+            &costs,
+            2 * rows,
+            [infinity as u32, (infinity >> 32) as u32],
+        )?;
+        fill(backend, &nearest, rows, [u32::MAX; 2])?;
         Ok(Best {
-            scores: upload(backend, &vec![f32::INFINITY; rows])?,
-            costs: upload(backend, &vec![f64::INFINITY; rows])?,
-            nearest: upload(backend, &vec![u32::MAX; rows])?,
+            scores,
+            costs,
+            nearest,
         })
     }
 }
