@@ -152,6 +152,7 @@ impl DedupFlags {
             seed: self.seed,
             tile: self.tile,
             held: self.held,
+            row_pairs: self.row_pairs,
         };
         dedup.check()?;
         Ok(dedup)

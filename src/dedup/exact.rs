@@ -134,7 +134,22 @@ impl<'a> ExactPairs<'a> {
     ///
     /// # Errors
     /// The first error of `visit` ends the walk.
-    pub fn for_each(&self, visit: impl FnMut(&[Pair]) -> crate::Result<()>) -> Result<Info, Error> {
+    pub fn for_each(
+        &self,
+        mut visit: impl FnMut(&[Pair]) -> crate::Result<()>,
+    ) -> Result<Info, Error> {
+        self.for_each_told(|pairs, _| visit(pairs))
+    }
+
+    /// [`ExactPairs::for_each`], telling `visit` with each block how many pairs of rows were compared for it: n (n - 1) / 2 of
+    /// the distinct rows in all.
+    ///
+    /// # Errors
+    /// The first error of `visit` ends the walk.
+    pub fn for_each_told(
+        &self,
+        visit: impl FnMut(&[Pair], u64) -> crate::Result<()>,
+    ) -> Result<Info, Error> {
         Ok(visit_pairs(
             self.rows,
             1.0 - self.params.floor,
@@ -174,12 +189,17 @@ pub(super) fn check_unit(rows: Rows) -> Result<(), Error> {
     }
 }
 
+/// Pairs among `n` rows.
+pub(crate) fn triangle(n: u64) -> u64 {
+    n * n.saturating_sub(1) / 2
+}
+
 /// The pairs of a view whose row numbers ascend, identical rows collapsed, in ascending order of (a, b).
 pub(super) fn visit_pairs(
     rows: Rows,
     threshold: f64,
     tile: usize,
-    mut visit: impl FnMut(&[Pair]) -> crate::Result<()>,
+    mut visit: impl FnMut(&[Pair], u64) -> crate::Result<()>,
 ) -> crate::Result<Info> {
     let first = first_identical(rows);
     // The rows that stand for a class, and (first, twin) for all others, by first.
@@ -219,8 +239,10 @@ pub(super) fn visit_pairs(
             pairs.par_sort_unstable_by_key(Pair::key);
         }
         info.pairs += pairs.len() as u64;
+        let after = |position: usize| (compared.len() - position) as u64;
+        let (first, end) = (after(positions.start), after(positions.end));
         // Without pairs too, so that the visitor can show progress and stop.
-        visit(pairs)
+        visit(pairs, triangle(first) - triangle(end))
     })?;
     Ok(info)
 }

@@ -20,7 +20,7 @@
 //! # Ok::<(), clipsift::dedup::semantic::Error>(())
 //! ```
 
-use super::exact::{check_unit, visit_pairs};
+use super::exact::{check_unit, triangle, visit_pairs};
 use super::kmeans::{self, KMeans, check_labels};
 use crate::ops::accumulate::Groups;
 use crate::ops::rows::Rows;
@@ -175,6 +175,25 @@ impl<'a> SemanticDedup<'a> {
         &self,
         mut visit: impl FnMut(&[Pair]) -> crate::Result<()>,
     ) -> Result<Info, Error> {
+        self.for_each_told(|pairs, _| visit(pairs))
+    }
+
+    /// Pairs of rows inside clusters: the comparisons that [`SemanticDedup::for_each_told`] tells of, where all rows differ.
+    pub fn comparisons(&self) -> u64 {
+        let rows = |cluster| self.groups.rows_of(cluster).len() as u64;
+        (0..self.groups.len())
+            .map(|cluster| triangle(rows(cluster)))
+            .sum()
+    }
+
+    /// [`SemanticDedup::for_each`], telling `visit` with each block how many pairs of rows were compared for it.
+    ///
+    /// # Errors
+    /// The first error of `visit` ends the walk.
+    pub fn for_each_told(
+        &self,
+        mut visit: impl FnMut(&[Pair], u64) -> crate::Result<()>,
+    ) -> Result<Info, Error> {
         let (threshold, tile) = (1.0 - self.params.floor, self.params.tile);
         let mut info = Info::default();
         let mut start = 0;
@@ -183,7 +202,7 @@ impl<'a> SemanticDedup<'a> {
             let (mut end, mut possible) = (start, 0);
             while end < self.groups.len() {
                 let m = self.groups.rows_of(end).len() as u64;
-                possible += m * m.saturating_sub(1) / 2;
+                possible += triangle(m);
                 if end > start && possible > PAIRS_HELD {
                     break;
                 }
@@ -199,18 +218,18 @@ impl<'a> SemanticDedup<'a> {
                     .map(|cluster| {
                         let rows = self.rows.select(self.groups.rows_of(cluster))?;
                         let mut pairs = Vec::new();
-                        let info = visit_pairs(rows, threshold, tile, |block| {
+                        let mut compared = 0;
+                        let info = visit_pairs(rows, threshold, tile, |block, more| {
                             pairs.extend_from_slice(block);
+                            compared += more;
                             Ok(())
                         })?;
-                        Ok((pairs, info))
+                        Ok((pairs, compared, info))
                     })
                     .collect::<crate::Result<_>>()?;
-                for (pairs, found) in found {
+                for (pairs, compared, found) in found {
                     info.add(found);
-                    if !pairs.is_empty() {
-                        visit(&pairs)?;
-                    }
+                    visit(&pairs, compared)?;
                 }
             }
             start = end;
