@@ -361,6 +361,9 @@ pub(crate) struct DedupFlags {
     /// group: drop what lies within eps of a kept sample; chain: of any earlier sample, kept or not
     #[arg(long, default_value = "group")]
     pub removal: Removal,
+    /// Say what clusters lost: the true neighbours of N random rows, found among all rows, against the pairs found
+    #[arg(long, value_name = "N")]
+    pub audit: Option<usize>,
     /// Rows on each side of a tile of cosines; never changes a result
     #[arg(long, hide = true, default_value_t = clipsift::dedup::exact::Params::default().tile)]
     pub tile: usize,

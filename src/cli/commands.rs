@@ -10,6 +10,7 @@ use clipsift::device::DTypeSpec;
 use clipsift::pipeline::{Context, Run, Summary};
 use clipsift::read::Options;
 use clipsift::read::embeddings::Embeddings;
+use clipsift::store::run_file::AuditResult;
 use clipsift::{
     Clip, Device, Embedder, Error, Head, Pipeline, Result, Scorer, bench, manifest, verify,
 };
@@ -420,6 +421,44 @@ fn with_context(terminal: &Terminal, work: impl FnOnce(Context) -> Result<()>) -
     Ok(ExitCode::SUCCESS)
 }
 
+/// What clustering lost, on stdout.
+fn print_audit(audit: &AuditResult) {
+    let row = |name: &str, value: String| out!("{name:<22} {value:>10}");
+    row("audited at eps", audit.eps.to_string());
+    row("audited rows", audit.audited.to_string());
+    row("with a neighbour", audit.with_neighbours.to_string());
+    let (Some(recall), Some((low, high))) = (audit.recall, audit.interval) else {
+        row("recall", "unknown".into());
+        return;
+    };
+    out!(
+        "{:<22} {recall:>10.4}  95 % interval {low:.4} to {high:.4}",
+        "recall"
+    );
+    row("rows that lost all", audit.lost.to_string());
+    row("rows that lost some", audit.cut.to_string());
+    let missed = audit.neighbours - audit.found;
+    out!(
+        "{:<22} {missed:>10}  of {}",
+        "neighbours missed",
+        audit.neighbours
+    );
+    if !audit.worst.is_empty() {
+        out!(
+            "{:<22} {:>10} {:>10} {:>10}",
+            "worst clusters",
+            "audited",
+            "missed",
+            "recall"
+        );
+    }
+    for worst in &audit.worst {
+        let name = format!("  cluster {}", worst.cluster);
+        let (audited, missed, recall) = (worst.audited, worst.missed, worst.recall);
+        out!("{name:<22} {audited:>10} {missed:>10} {recall:>10.4}");
+    }
+}
+
 /// The table at the end, on stdout.
 fn print_summary(run: &Run, summary: &Summary) {
     let row = |name: &str, value: String| out!("{name:<22} {value:>10}");
@@ -431,6 +470,9 @@ fn print_summary(run: &Run, summary: &Summary) {
         }
         row("duplicates", summary.duplicates.to_string());
         row("kept", summary.kept.to_string());
+    }
+    if let Some(audit) = &run.file().audit {
+        print_audit(audit);
     }
     if let Some(rate) = summary.images_per_second {
         row("images/s", format!("{rate:.1}"));

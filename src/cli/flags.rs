@@ -150,6 +150,7 @@ impl DedupFlags {
             keep: self.keep.clone(),
             removal: self.removal,
             seed: self.seed,
+            audit: self.audit,
             tile: self.tile,
             held: self.held,
             row_pairs: self.row_pairs,

@@ -126,7 +126,7 @@ fn span(seconds: f64) -> String {
 fn unit(stage: Stage) -> &'static str {
     match stage {
         Stage::Embed | Stage::Decide | Stage::Write => "samples",
-        Stage::Import => "rows",
+        Stage::Import | Stage::Audit => "rows",
         Stage::Score => "scores",
         Stage::Seed => "steps",
         Stage::KMeans => "rows compared",

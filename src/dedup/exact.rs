@@ -13,12 +13,28 @@
 //! assert!((pairs[1].cosine - 0.96).abs() < 1e-6);
 //! # Ok::<(), clipsift::dedup::exact::Error>(())
 //! ```
+//!
+//! A candle tensor does as well, and a set that has grown is compared with what was there before, which is not compared again:
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use clipsift::dedup::exact::{ExactPairs, Params};
+//! // Two new rows, then two of an earlier set.
+//! let rows = Tensor::new(&[[1f32, 0.0], [0.6, 0.8], [0.8, 0.6], [0.8, 0.6]], &Device::Cpu)?;
+//! let search = ExactPairs::from_tensor(&rows, Params { floor: 0.1, ..Params::default() })?;
+//! let (pairs, _) = search.against(2)?.collect()?;
+//! assert_eq!((pairs.len(), pairs[0].a, pairs[0].b), (1, 1, 2));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+use super::tensor::rows_of;
 use crate::ops::dot;
-use crate::ops::identical::first_identical;
+use crate::ops::identical::{first_identical, first_identical_in};
+use crate::ops::neighbours::neighbours_of;
 use crate::ops::rows::Rows;
 use crate::ops::tile;
+use candle_core::Tensor;
 use rayon::prelude::*;
+use std::borrow::Cow;
 
 pub use crate::ops::tile::Pair;
 
@@ -85,6 +101,14 @@ pub enum Error {
         /// Its Euclidean length; NaN or infinite where a value is.
         length: f64,
     },
+    /// An earlier set that begins after the last row.
+    #[error("an earlier set from row {own} on: expected at most {rows}, the number of rows")]
+    Earlier {
+        /// Where it begins.
+        own: usize,
+        /// n.
+        rows: usize,
+    },
     /// Shapes that do not fit, or an error of the caller's own visitor.
     #[error(transparent)]
     Other(#[from] crate::Error),
@@ -93,6 +117,11 @@ pub enum Error {
 impl From<Error> for crate::Error {
     fn from(error: Error) -> Self {
         match error {
+            Error::Earlier { own, rows } => crate::Error::shape(
+                "duplicates",
+                format!("an earlier set within {rows} rows"),
+                format!("one from row {own} on"),
+            ),
             Error::Floor(_) | Error::Tile => crate::Error::usage(error.to_string()),
             Error::NotUnit { row, length } => crate::Error::shape(
                 "duplicates",
@@ -113,7 +142,10 @@ impl From<Error> for crate::Error {
 /// [`tile::pairs_above`]. It does not grow with the number of pairs, unless one row alone has more than 2^23.
 #[derive(Clone, Debug)]
 pub struct ExactPairs<'a> {
-    rows: Rows<'a>,
+    rows: Cow<'a, [f32]>,
+    d: usize,
+    /// Rows before an earlier set begins.
+    own: usize,
     params: Params,
 }
 
@@ -123,14 +155,47 @@ impl<'a> ExactPairs<'a> {
     /// # Errors
     /// See [`Error`].
     pub fn new(rows: &'a [f32], d: usize, params: Params) -> Result<Self, Error> {
-        params.check()?;
-        let rows = Rows::all(rows, d)?;
-        check_unit(rows)?;
-        Ok(ExactPairs { rows, params })
+        Self::over(Cow::Borrowed(rows), d, params)
     }
 
-    /// Hands all pairs to `visit`, block by block, in ascending order of (a, b) throughout. The pairs do not depend on tiles or
-    /// threads; how many come at a time depends on the tile size.
+    /// [`ExactPairs::new`] over a tensor `[n, d]` of f32, f16 or bf16, whose values are copied.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn from_tensor(rows: &Tensor, params: Params) -> Result<ExactPairs<'static>, Error> {
+        let (rows, d) = rows_of(rows)?;
+        ExactPairs::over(Cow::Owned(rows), d, params)
+    }
+
+    fn over(rows: Cow<'a, [f32]>, d: usize, params: Params) -> Result<Self, Error> {
+        params.check()?;
+        let view = Rows::all(&rows, d)?;
+        check_unit(view)?;
+        let own = view.len();
+        Ok(ExactPairs {
+            rows,
+            d,
+            own,
+            params,
+        })
+    }
+
+    /// Takes the rows from `own` on as an earlier set: they are compared with the `own` rows before them and never with each
+    /// other. Of rows of the earlier set that are identical the first stands for all; the others appear in no pair.
+    ///
+    /// # Errors
+    /// [`Error::Earlier`].
+    pub fn against(self, own: usize) -> Result<Self, Error> {
+        let rows = self.rows.len() / self.d;
+        match own <= rows {
+            true => Ok(ExactPairs { own, ..self }),
+            false => Err(Error::Earlier { own, rows }),
+        }
+    }
+
+    /// Hands all pairs to `visit`, block by block, in ascending order of (a, b) throughout; those with an earlier set come after
+    /// all others, in the same order. The pairs do not depend on tiles or threads; how many come at a time depends on the
+    /// tile size.
     ///
     /// # Errors
     /// The first error of `visit` ends the walk.
@@ -141,21 +206,33 @@ impl<'a> ExactPairs<'a> {
         self.for_each_told(|pairs, _| visit(pairs))
     }
 
-    /// [`ExactPairs::for_each`], telling `visit` with each block how many pairs of rows were compared for it: n (n - 1) / 2 of
-    /// the distinct rows in all.
+    /// The pairs of rows that [`ExactPairs::for_each_told`] compares, where all rows differ.
+    pub fn comparisons(&self) -> u64 {
+        let (own, rows) = (self.own as u64, (self.rows.len() / self.d) as u64);
+        triangle(own) + own * (rows - own)
+    }
+
+    /// [`ExactPairs::for_each`], telling `visit` with each block how many pairs of rows were compared for it.
     ///
     /// # Errors
     /// The first error of `visit` ends the walk.
     pub fn for_each_told(
         &self,
-        visit: impl FnMut(&[Pair], u64) -> crate::Result<()>,
+        mut visit: impl FnMut(&[Pair], u64) -> crate::Result<()>,
     ) -> Result<Info, Error> {
-        Ok(visit_pairs(
-            self.rows,
-            1.0 - self.params.floor,
-            self.params.tile,
-            visit,
-        )?)
+        let (threshold, tile) = (1.0 - self.params.floor, self.params.tile);
+        let rows = Rows::all(&self.rows, self.d)?;
+        let own = rows.first(self.own);
+        let mut info = visit_pairs(own, threshold, tile, &mut visit)?;
+        if self.own < rows.len() {
+            let earlier: Vec<u64> = (self.own as u64..rows.len() as u64).collect();
+            let earlier = rows.select(&earlier)?;
+            let found = visit_against(own, earlier, threshold, tile, &mut visit)?;
+            info.rows += found.rows;
+            info.distinct += found.distinct;
+            info.pairs += found.pairs;
+        }
+        Ok(info)
     }
 
     /// All pairs at once, 32 bytes each.
@@ -190,7 +267,7 @@ pub(super) fn check_unit(rows: Rows) -> Result<(), Error> {
 }
 
 /// Pairs among `n` rows.
-pub(crate) fn triangle(n: u64) -> u64 {
+pub(super) fn triangle(n: u64) -> u64 {
     n * n.saturating_sub(1) / 2
 }
 
@@ -243,6 +320,56 @@ pub(super) fn visit_pairs(
         let (first, end) = (after(positions.start), after(positions.end));
         // Without pairs too, so that the visitor can show progress and stop.
         visit(pairs, triangle(first) - triangle(end))
+    })?;
+    Ok(info)
+}
+
+/// The pairs between `own` rows and an `earlier` set, whose row numbers are greater: identical rows collapsed on both sides, in
+/// ascending order of (a, b). The rows and distinct rows told are those of the earlier set.
+pub(super) fn visit_against(
+    own: Rows,
+    earlier: Rows,
+    threshold: f64,
+    tile: usize,
+    mut visit: impl FnMut(&[Pair], u64) -> crate::Result<()>,
+) -> crate::Result<Info> {
+    let distinct = |rows: Rows| -> Vec<u64> {
+        let first = first_identical(rows);
+        (0..rows.len())
+            .filter(|&p| first[p] == p as u64)
+            .map(|p| rows.row_at(p))
+            .collect()
+    };
+    let (left, right) = (distinct(own), distinct(earlier));
+    let mut info = Info {
+        rows: earlier.len() as u64,
+        distinct: right.len() as u64,
+        pairs: 0,
+    };
+    let (left, right) = (own.select(&left)?, earlier.select(&right)?);
+    let same = first_identical_in(left, right);
+    let mut pairs: Vec<Pair> = Vec::new();
+    neighbours_of(left, right, threshold, tile, |positions, near| {
+        let compared = (positions.len() * right.len()) as u64;
+        pairs.clear();
+        let pair = |l: usize, r: usize, cosine: f64, identical: bool| Pair {
+            a: left.row_at(l),
+            b: right.row_at(r),
+            cosine,
+            identical,
+        };
+        pairs.extend(positions.filter_map(|l| {
+            let r = same[l]?;
+            let cosine = dot::cosine(left.values(l), right.values(r));
+            Some(pair(l, r, cosine, true))
+        }));
+        let near = near
+            .iter()
+            .filter(|near| same[near.left] != Some(near.right));
+        pairs.extend(near.map(|near| pair(near.left, near.right, near.cosine, false)));
+        pairs.par_sort_unstable_by_key(Pair::key);
+        info.pairs += pairs.len() as u64;
+        visit(&pairs, compared)
     })?;
     Ok(info)
 }

@@ -14,13 +14,25 @@
 //! assert!(fit.info.converged);
 //! # Ok::<(), clipsift::dedup::kmeans::Error>(())
 //! ```
+//!
+//! A candle tensor does as well:
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use clipsift::dedup::kmeans::{KMeans, Params};
+//! let rows = Tensor::new(&[[1f32, 0.0], [0.0, 1.0], [0.0, 1.0]], &Device::Cpu)?.to_dtype(DType::F16)?;
+//! let fit = KMeans::fit_tensor(&rows, &Params { clusters: Some(2), ..Params::default() })?;
+//! assert_eq!((fit.d, fit.labels[1] == fit.labels[2]), (2, true));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use super::seeding::{choose, gather, parallel, plus_plus, random};
+use super::tensor::rows_of;
 use crate::ops::accumulate::{Groups, accumulate};
 use crate::ops::assign::{Assignment, assign};
 use crate::ops::dot;
 use crate::ops::identical::same_bits;
 use crate::ops::rows::Rows;
+use candle_core::Tensor;
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -221,6 +233,15 @@ impl KMeans {
     /// See [`Error`].
     pub fn fit(rows: &[f32], d: usize, params: &Params) -> Result<KMeans, Error> {
         Self::fit_watched(rows, d, params, |_| Ok(()))
+    }
+
+    /// [`KMeans::fit`] over a tensor `[n, d]` of f32, f16 or bf16, whose values are copied.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn fit_tensor(rows: &Tensor, params: &Params) -> Result<KMeans, Error> {
+        let (rows, d) = rows_of(rows)?;
+        KMeans::fit(&rows, d, params)
     }
 
     /// [`KMeans::fit`], telling `watch` of each iteration; its error ends the fit and is returned.

@@ -19,13 +19,27 @@
 //! assert_eq!([matches[0].row, matches[1].row, matches[2].row], [0, 0, 2]);
 //! # Ok::<(), clipsift::dedup::semantic::Error>(())
 //! ```
+//!
+//! A candle tensor does as well, in half precision too:
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use clipsift::dedup::semantic::{Params, SemanticDedup};
+//! let rows = Tensor::new(&[[1f32, 0.0], [0.0, 1.0], [1.0, 0.0]], &Device::Cpu)?.to_dtype(DType::BF16)?;
+//! let (pairs, _) = SemanticDedup::from_tensor(&rows, Params::default())?.collect()?;
+//! assert_eq!((pairs[0].a, pairs[0].b, pairs[0].identical), (0, 2, true));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
-use super::exact::{check_unit, triangle, visit_pairs};
+use super::exact::{check_unit, triangle, visit_against, visit_pairs};
 use super::kmeans::{self, KMeans, check_labels};
+use super::tensor::rows_of;
 use crate::ops::accumulate::Groups;
+use crate::ops::neighbours::nearest_of;
 use crate::ops::rows::Rows;
 use crate::ops::tile;
+use candle_core::Tensor;
 use rayon::prelude::*;
+use std::borrow::Cow;
 
 pub use crate::ops::tile::{Match, Pair};
 
@@ -111,7 +125,9 @@ impl From<Error> for crate::Error {
 /// 40 bytes a row; and the tiles, `4 * tile * (tile + 2 d)` bytes a thread.
 #[derive(Clone, Debug)]
 pub struct SemanticDedup<'a> {
-    rows: Rows<'a>,
+    rows: Cow<'a, [f32]>,
+    /// Rows before an earlier set begins.
+    own: usize,
     groups: Groups,
     kmeans: KMeans,
     params: Params,
@@ -123,9 +139,22 @@ impl<'a> SemanticDedup<'a> {
     /// # Errors
     /// See [`Error`].
     pub fn fit(rows: &'a [f32], d: usize, params: Params) -> Result<Self, Error> {
-        let view = checked(rows, d, &params)?;
-        let kmeans = KMeans::fit(rows, d, &params.kmeans)?;
-        Self::over(view, kmeans, params)
+        Self::fit_over(Cow::Borrowed(rows), d, params)
+    }
+
+    /// [`SemanticDedup::fit`] over a tensor `[n, d]` of f32, f16 or bf16, whose values are copied.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn from_tensor(rows: &Tensor, params: Params) -> Result<SemanticDedup<'static>, Error> {
+        let (rows, d) = rows_of(rows)?;
+        SemanticDedup::fit_over(Cow::Owned(rows), d, params)
+    }
+
+    fn fit_over(rows: Cow<'a, [f32]>, d: usize, params: Params) -> Result<Self, Error> {
+        check(&rows, d, &params)?;
+        let kmeans = KMeans::fit(&rows, d, &params.kmeans)?;
+        Self::over(rows, kmeans, params)
     }
 
     /// Takes clusters that were found before: `centroids` `[k, d]`, `labels` `[n]` below k.
@@ -139,7 +168,7 @@ impl<'a> SemanticDedup<'a> {
         labels: Vec<u32>,
         params: Params,
     ) -> Result<Self, Error> {
-        let view = checked(rows, d, &params)?;
+        check(rows, d, &params)?;
         check_labels(rows, d, &centroids, &labels)?;
         let kmeans = KMeans {
             d,
@@ -147,17 +176,35 @@ impl<'a> SemanticDedup<'a> {
             labels,
             info: kmeans::Info::default(),
         };
-        Self::over(view, kmeans, params)
+        Self::over(Cow::Borrowed(rows), kmeans, params)
     }
 
-    fn over(rows: Rows<'a>, kmeans: KMeans, params: Params) -> Result<Self, Error> {
+    fn over(rows: Cow<'a, [f32]>, kmeans: KMeans, params: Params) -> Result<Self, Error> {
         let groups = Groups::new(&kmeans.labels, kmeans.clusters())?;
         Ok(SemanticDedup {
+            own: rows.len() / kmeans.d,
             rows,
             groups,
             kmeans,
             params,
         })
+    }
+
+    /// Takes the rows from `own` on as an earlier set: clusters are of all rows, but rows of the earlier set are not compared
+    /// with each other. Of those that are identical the first stands for all; the others appear in no pair.
+    ///
+    /// # Errors
+    /// [`super::exact::Error::Earlier`].
+    pub fn against(self, own: usize) -> Result<Self, Error> {
+        let rows = self.kmeans.labels.len();
+        match own <= rows {
+            true => Ok(SemanticDedup { own, ..self }),
+            false => Err(super::exact::Error::Earlier { own, rows }.into()),
+        }
+    }
+
+    fn view(&self) -> crate::Result<Rows<'_>> {
+        Rows::all(&self.rows, self.kmeans.d)
     }
 
     /// The centroids and labels; [`kmeans::Info`] is empty where they were given.
@@ -180,10 +227,12 @@ impl<'a> SemanticDedup<'a> {
 
     /// Pairs of rows inside clusters: the comparisons that [`SemanticDedup::for_each_told`] tells of, where all rows differ.
     pub fn comparisons(&self) -> u64 {
-        let rows = |cluster| self.groups.rows_of(cluster).len() as u64;
-        (0..self.groups.len())
-            .map(|cluster| triangle(rows(cluster)))
-            .sum()
+        let of = |cluster| {
+            let all = self.groups.rows_of(cluster);
+            let own = all.partition_point(|&row| row < self.own as u64);
+            triangle(own as u64) + (own * (all.len() - own)) as u64
+        };
+        (0..self.groups.len()).map(of).sum()
     }
 
     /// [`SemanticDedup::for_each`], telling `visit` with each block how many pairs of rows were compared for it.
@@ -194,7 +243,7 @@ impl<'a> SemanticDedup<'a> {
         &self,
         mut visit: impl FnMut(&[Pair], u64) -> crate::Result<()>,
     ) -> Result<Info, Error> {
-        let (threshold, tile) = (1.0 - self.params.floor, self.params.tile);
+        let rows = self.view()?;
         let mut info = Info::default();
         let mut start = 0;
         while start < self.groups.len() {
@@ -209,17 +258,14 @@ impl<'a> SemanticDedup<'a> {
                 end += 1;
             }
             if end - start == 1 {
-                let rows = self.rows.select(self.groups.rows_of(start))?;
-                let found = visit_pairs(rows, threshold, tile, &mut visit)?;
-                info.add(found);
+                info.add(self.visit_cluster(rows, start, &mut visit)?);
             } else {
                 let found: Vec<_> = (start..end)
                     .into_par_iter()
                     .map(|cluster| {
-                        let rows = self.rows.select(self.groups.rows_of(cluster))?;
                         let mut pairs = Vec::new();
                         let mut compared = 0;
-                        let info = visit_pairs(rows, threshold, tile, |block, more| {
+                        let info = self.visit_cluster(rows, cluster, |block, more| {
                             pairs.extend_from_slice(block);
                             compared += more;
                             Ok(())
@@ -233,6 +279,27 @@ impl<'a> SemanticDedup<'a> {
                 }
             }
             start = end;
+        }
+        Ok(info)
+    }
+
+    /// The pairs of one cluster, those with the earlier set last.
+    fn visit_cluster(
+        &self,
+        rows: Rows,
+        cluster: usize,
+        mut visit: impl FnMut(&[Pair], u64) -> crate::Result<()>,
+    ) -> crate::Result<super::exact::Info> {
+        let (threshold, tile) = (1.0 - self.params.floor, self.params.tile);
+        let all = self.groups.rows_of(cluster);
+        let (own, earlier) = all.split_at(all.partition_point(|&row| row < self.own as u64));
+        let own = rows.select(own)?;
+        let mut info = visit_pairs(own, threshold, tile, &mut visit)?;
+        if !earlier.is_empty() {
+            let found = visit_against(own, rows.select(earlier)?, threshold, tile, &mut visit)?;
+            info.rows += found.rows;
+            info.distinct += found.distinct;
+            info.pairs += found.pairs;
         }
         Ok(info)
     }
@@ -252,13 +319,13 @@ impl<'a> SemanticDedup<'a> {
 
     /// For each row its best match among the rows of its cluster that come before it in `order` (the n row numbers, best
     /// first): the greatest cosine, the earliest in `order` on a tie. The first row of a cluster matches itself at 0. Negative
-    /// cosines stay. This is the pairwise step of the reference system (NVIDIA NeMo Curator): its `max_id` and
+    /// cosines stay. Rows of an earlier set come before all others, in their order, and match themselves. This is the pairwise step of the reference system (NVIDIA NeMo Curator): its `max_id` and
     /// `cosine_sim_score`. Memory: 32 bytes a row, and 48 bytes for each row of the clusters in flight.
     ///
     /// # Errors
     /// [`Error::Order`].
     pub fn matches(&self, order: &[u64]) -> Result<Vec<Match>, Error> {
-        let n = self.rows.len();
+        let (n, all) = (self.kmeans.labels.len(), self.view()?);
         check_order(n, order).map_err(|got| Error::Order { rows: n, got })?;
         let labels: Vec<u32> = order
             .iter()
@@ -271,8 +338,21 @@ impl<'a> SemanticDedup<'a> {
         let found: Vec<Vec<Match>> = (0..ranked.len())
             .into_par_iter()
             .map(|cluster| {
-                let rows = self.rows.select(ranked.rows_of(cluster))?;
-                Ok(tile::best_earlier(rows, self.params.tile))
+                let ranked = ranked.rows_of(cluster);
+                let is_own = |row: &&u64| **row < self.own as u64;
+                if ranked.iter().all(|row| is_own(&row)) {
+                    return Ok(tile::best_earlier(all.select(ranked)?, self.params.tile));
+                }
+                let (own, earlier): (Vec<u64>, Vec<u64>) = ranked.iter().partition(is_own);
+                let found = self.matches_against(all.select(&own)?, all.select(&earlier)?);
+                // In the order of `ranked` again.
+                let mut found = found.into_iter();
+                let alone = |row: u64| Match { row, cosine: 0.0 };
+                let of = |row: &u64| match is_own(&row) {
+                    true => found.next().unwrap_or(alone(*row)),
+                    false => alone(*row),
+                };
+                Ok(ranked.iter().map(of).collect())
             })
             .collect::<crate::Result<_>>()?;
         let mut matches = vec![
@@ -287,6 +367,22 @@ impl<'a> SemanticDedup<'a> {
         }
         Ok(matches)
     }
+
+    /// For each of `own` its best match among an earlier set, which comes first, and the rows of `own` before it.
+    fn matches_against(&self, own: Rows, earlier: Rows) -> Vec<Match> {
+        let among_own = tile::best_earlier(own, self.params.tile);
+        let among_earlier = nearest_of(own, earlier, self.params.tile);
+        let rows = among_own.into_iter().zip(among_earlier).enumerate();
+        rows.map(|(position, (mine, theirs))| match theirs {
+            // The first row has no other before it.
+            Some((at, cosine)) if position == 0 || cosine >= mine.cosine => Match {
+                row: earlier.row_at(at),
+                cosine,
+            },
+            _ => mine,
+        })
+        .collect()
+    }
 }
 
 impl Info {
@@ -299,12 +395,10 @@ impl Info {
     }
 }
 
-fn checked<'a>(rows: &'a [f32], d: usize, params: &Params) -> Result<Rows<'a>, Error> {
+fn check(rows: &[f32], d: usize, params: &Params) -> Result<(), Error> {
     let (floor, tile) = (params.floor, params.tile);
     super::exact::Params { floor, tile }.check()?;
-    let view = Rows::all(rows, d)?;
-    check_unit(view)?;
-    Ok(view)
+    Ok(check_unit(Rows::all(rows, d)?)?)
 }
 
 /// That `order` names each row below `n` once; else what is wrong.

@@ -18,6 +18,7 @@ mod element;
 pub mod identical;
 pub mod layer_norm;
 pub mod linear;
+pub mod neighbours;
 pub mod normalize;
 pub mod patchify;
 pub mod rows;

@@ -56,6 +56,20 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// The first `n` positions, or all where there are fewer.
+    pub(crate) fn first(&self, n: usize) -> Rows<'a> {
+        let index = self.index.map(|index| &index[..n.min(index.len())]);
+        let rows = match index {
+            Some(_) => self.data.len(),
+            None => (n * self.d).min(self.data.len()),
+        };
+        Rows {
+            data: &self.data[..rows],
+            d: self.d,
+            index,
+        }
+    }
+
     /// The number of positions n.
     pub fn len(&self) -> usize {
         match self.index {

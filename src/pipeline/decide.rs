@@ -122,7 +122,12 @@ impl Run {
         }
         self.file.dedup = Some(request);
         self.file.decide = Some(decide(Some(eps)));
-        self.decide_over(samples, filters, context)
+        let wanted = self.audit_wanted(dedup, mode, eps, context)?;
+        let summary = self.decide_over(&samples, filters, context)?;
+        if let Some(params) = wanted {
+            self.audit(&samples, d, &params, dedup.held, context)?;
+        }
+        Ok(summary)
     }
 
     /// Finds clusters and pairs; what was there stays until all that can be wrong with the request is known.
@@ -169,6 +174,7 @@ impl Run {
         self.file.dedup = None;
         self.file.pair_files = None;
         self.file.complete_to = None;
+        self.file.audit = None;
         self.save()?;
         self.home.clear_pairs()
     }
@@ -206,12 +212,12 @@ impl Run {
     /// [`Error::Run`] where a table is damaged.
     pub fn decide(&mut self, filters: &[Filter], context: Context) -> Result<Summary> {
         let samples = Samples::read(&self.dirs())?;
-        self.decide_over(samples, filters, context)
+        self.decide_over(&samples, filters, context)
     }
 
     fn decide_over(
         &mut self,
-        samples: Samples,
+        samples: &Samples,
         filters: &[Filter],
         context: Context,
     ) -> Result<Summary> {
@@ -226,7 +232,7 @@ impl Run {
                     self.home.root().display()
                 )));
             }
-            let values = read_scores(&self.dirs(), &samples, &score.name)?;
+            let values = read_scores(&self.dirs(), samples, &score.name)?;
             scores.push((score.name.clone(), values));
         }
         let failed = failures(
@@ -234,10 +240,10 @@ impl Run {
             filters,
             &self.dirs(),
             &scores,
-            &samples,
+            samples,
         )?;
         let survivors: Vec<bool> = failed.iter().map(Option::is_none).collect();
-        let fallen = self.fallen(&samples, &survivors)?;
+        let fallen = self.fallen(samples, &survivors)?;
         running.advance(samples.ids.len() as u64)?;
         let before = decisions::fingerprint(&self.home);
         let decided = Decided {
@@ -245,7 +251,7 @@ impl Run {
             fallen: &fallen,
             scores: &scores,
         };
-        let counts = decisions::write(&self.home, &samples, &decided, self.file.dedup.is_some())?;
+        let counts = decisions::write(&self.home, samples, &decided, self.file.dedup.is_some())?;
         if before != decisions::fingerprint(&self.home) {
             // The set in curated/, if there is one, is not that of these decisions any more.
             self.file.write = None;

@@ -22,6 +22,8 @@ pub struct Dedup {
     pub removal: Removal,
     /// Seed of every random choice.
     pub seed: u64,
+    /// Rows whose true neighbours are looked for among all rows, for the recall of a semantic search; none for no audit.
+    pub audit: Option<usize>,
     /// Rows on each side of a tile of cosines: memory and speed, never the result.
     pub tile: usize,
     /// Bytes of embeddings that are held in memory while duplicates are looked for; more are unpacked into a scratch file in
@@ -43,6 +45,7 @@ impl Default for Dedup {
             keep: None,
             removal: Removal::Group,
             seed: 42,
+            audit: None,
             tile: crate::ops::tile::TILE,
             held: None,
             row_pairs: super::pairs::ROW_PAIRS,
@@ -77,6 +80,15 @@ impl Dedup {
         Dedup { clusters, ..self }
     }
 
+    /// Audits a semantic search with that many rows, see [`crate::dedup::audit`]; `Run::file` has the result. Where `auto`
+    /// comes to an exact search there is nothing to audit.
+    pub fn audit(self, rows: usize) -> Dedup {
+        Dedup {
+            audit: Some(rows),
+            ..self
+        }
+    }
+
     /// No looking for duplicates.
     pub fn off() -> Dedup {
         Dedup {
@@ -107,10 +119,18 @@ impl Dedup {
         if self.tile == 0 {
             return Err(Error::usage("--tile 0: give at least 1"));
         }
+        if self.audit == Some(0) {
+            return Err(Error::usage("--audit 0: give at least 1"));
+        }
         let clusterless = matches!(self.mode, Mode::Exact | Mode::Off);
         if clusterless && self.clusters.asked_for() {
             return Err(Error::usage(
                 "--clusters and --centroids are for --dedup semantic; leave them out, or the other mode",
+            ));
+        }
+        if clusterless && self.audit.is_some() {
+            return Err(Error::usage(
+                "--audit is for --dedup semantic: it says what clusters lost, and an exact search loses nothing",
             ));
         }
         match &self.keep {

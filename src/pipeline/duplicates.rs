@@ -10,7 +10,7 @@ use super::set::{Samples, read_clusters, read_scores, sample_rows};
 use super::watch::KMeansWatch;
 use crate::atomic;
 use crate::dedup::decide::{Keep, RankKeys, id_hash, rank};
-use crate::dedup::exact::{self, ExactPairs, triangle};
+use crate::dedup::exact::{self, ExactPairs};
 use crate::dedup::kmeans::{self, Init, KMeans};
 use crate::dedup::semantic::{self, SemanticDedup};
 use crate::digest::sha256_hex;
@@ -252,7 +252,7 @@ impl<'a> Search<'a> {
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let comparisons = match self {
             Search::Empty => 0,
-            Search::Exact(_) => triangle(samples.len() as u64),
+            Search::Exact(exact) => exact.comparisons(),
             // Once for the pairs, once for the matches.
             Search::Semantic { dedup, .. } => 2 * dedup.comparisons(),
         };

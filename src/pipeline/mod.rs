@@ -3,6 +3,7 @@
 //! A pipeline only says which stages there are; each stage works from what the one before it stored, so that
 //! `Pipeline::...::run` and the stages of [`Run`] called one after the other leave the same bytes.
 
+mod audit;
 mod centroids;
 mod clusters;
 mod curated;

@@ -4,7 +4,7 @@
 //!
 //! Every pair within the eps that was asked for, down to the last one, and those of identical rows, which are one a row. Beyond
 //! eps, down to the floor, a row keeps the nearest of its pairs with later rows, so that it has [`ROW_PAIRS`] with them at most unless
-//! more lie within eps: at a low floor a crowd of m rows would fill m²/2 places of a table that nobody asked about. Nothing
+//! more lie within eps (and as many with rows of an earlier set): at a low floor a crowd of m rows would fill m²/2 places of a table that nobody asked about. Nothing
 //! is decided by a list that was cut: how far all pairs are there stands in `run.json` (`complete_to`), and a greater eps
 //! compares again.
 //!

@@ -20,6 +20,8 @@ pub enum Stage {
     KMeans,
     /// Pairs; counted in pairs of rows compared, which are fewer where rows are identical.
     Dedup,
+    /// Rows against all rows, for what clusters lost; counted in rows.
+    Audit,
     /// Thresholds and pairs -> decisions; counted in samples.
     Decide,
     /// The curated set; counted in samples kept.
@@ -38,6 +40,7 @@ impl Stage {
             Stage::Seed => "seed",
             Stage::KMeans => "k-means",
             Stage::Dedup => "dedup",
+            Stage::Audit => "audit",
             Stage::Decide => "decide",
             Stage::Write => "write",
             Stage::Report => "report",

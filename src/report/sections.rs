@@ -58,6 +58,7 @@ pub(super) fn duplicates(facts: &Facts, shown: &Shown, thumbnails: &Thumbnails) 
         return r#"<p class="note">Duplicates were not looked for: <code>clipsift dedup RUN</code> does that.</p>"#.into();
     };
     let mut out = cosines(pairs, eps);
+    out += &audit(facts);
     if shown.groups.is_empty() {
         out += r#"<p class="note">No sample is a duplicate of another.</p>"#;
         return out;
@@ -124,6 +125,37 @@ fn group_of(facts: &Facts, thumbnails: &Thumbnails, group: &Group) -> String {
         );
     }
     out + "</article>"
+}
+
+/// What clusters lost, where that was looked at.
+fn audit(facts: &Facts) -> String {
+    let Some(audit) = &facts.file.audit else {
+        return String::new();
+    };
+    let looked = count_of(audit.audited, "row");
+    let (Some(recall), Some((low, high))) = (audit.recall, audit.interval) else {
+        return format!(
+            r#"<p class="note">Audit: none of {looked} drawn at random has a neighbour within eps {}.</p>"#,
+            audit.eps
+        );
+    };
+    let worst: Vec<String> = audit
+        .worst
+        .iter()
+        .map(|w| format!("{} ({} of {})", w.cluster, w.missed, w.audited))
+        .collect();
+    let worst = match worst.is_empty() {
+        true => String::new(),
+        false => format!(
+            " Clusters that lost most, with rows that lost a neighbour: {}.",
+            worst.join(", ")
+        ),
+    };
+    format!(
+        r#"<p class="note">Audit of {looked} against all: recall {recall:.4}, 95 % interval {low:.4} to {high:.4}; {} lost all their neighbours to other clusters, {} lost some.{worst}</p>"#,
+        count_of(audit.lost, "row"),
+        count_of(audit.cut, "row"),
+    )
 }
 
 /// How near the stored pairs are to each other.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float64Array, RecordBatch, UInt32Array,
+    UInt64Array,
 };
 use arrow::datatypes::{Float32Type, Float64Type, UInt32Type};
 
@@ -119,6 +120,26 @@ pub fn clusters_from_batch(table: &RecordBatch) -> Result<(Vec<u32>, Vec<f32>), 
             .values()
             .to_vec(),
     ))
+}
+
+/// `duplicates/audit.parquet`: id, centroid, neighbours, found; see [`crate::store::run_file::AuditResult`].
+///
+/// # Errors
+/// [`Error::Shape`] for an id that the type cannot hold.
+pub fn audit_to_batch(kind: IdType, rows: &[(&str, u32, u64, u64)]) -> Result<RecordBatch> {
+    let counts = |of: fn(&(&str, u32, u64, u64)) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(rows.iter().map(of)))
+    };
+    batch(vec![
+        ("id", false, ids(kind, rows.iter().map(|r| r.0))?),
+        (
+            "centroid",
+            false,
+            Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.1))),
+        ),
+        ("neighbours", false, counts(|r| r.2)),
+        ("found", false, counts(|r| r.3)),
+    ])
 }
 
 /// A row of `decisions.parquet` without its scores.

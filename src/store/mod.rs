@@ -321,6 +321,8 @@ fn remove_ours(folder: &Path) -> Result<()> {
         let single = [
             "matches.parquet",
             "removed.parquet",
+            "audit.parquet",
+            "against.parquet",
             "centroids.safetensors",
         ];
         let ours = (numbered && name.ends_with(".parquet")) || single.contains(&name.as_str());

@@ -35,6 +35,9 @@ pub struct RunFile {
     /// The clusters that are stored, once they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clusters: Option<Clustering>,
+    /// What clustering lost, where that was asked for: of the clusters and pairs that are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditResult>,
     /// How duplicates are decided.
     pub decide: Option<DecideRequest>,
     /// The curated set, once it is written.
@@ -250,6 +253,51 @@ pub struct ClusterRequest {
     pub restarts: usize,
     /// Seed of every random choice.
     pub seed: u64,
+}
+
+/// What an audit of the pairs found inside clusters came to; [`crate::dedup::audit`] has the definitions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AuditResult {
+    /// Rows asked for.
+    pub rows: usize,
+    /// Rows are neighbours at cosine >= 1 - eps.
+    pub eps: f64,
+    /// Seed of the draw.
+    pub seed: u64,
+    /// Rows drawn, each with its neighbours in `duplicates/audit.parquet`.
+    pub audited: u64,
+    /// Those with a true neighbour.
+    pub with_neighbours: u64,
+    /// The mean share of their neighbours that was found; none where no row has any.
+    pub recall: Option<f64>,
+    /// The ends of its 95 % interval.
+    pub interval: Option<(f64, f64)>,
+    /// Rows with neighbours of which none was found.
+    pub lost: u64,
+    /// Rows with neighbours of which some were found and some not.
+    pub cut: u64,
+    /// True neighbours of all rows drawn.
+    pub neighbours: u64,
+    /// Those that were found.
+    pub found: u64,
+    /// The clusters that lost most, at most [`WORST`].
+    pub worst: Vec<WorstCluster>,
+}
+
+/// Clusters that an audit names at most.
+pub const WORST: usize = 5;
+
+/// A cluster whose rows have neighbours in others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorstCluster {
+    /// Its number.
+    pub cluster: u32,
+    /// Its audited rows with a true neighbour.
+    pub audited: u64,
+    /// Those that lost one.
+    pub missed: u64,
+    /// The mean share found.
+    pub recall: f64,
 }
 
 /// How stored pairs become decisions.

@@ -1,5 +1,7 @@
 //! Integration tests.
 
+mod against;
+mod audit;
 mod common;
 mod curate;
 mod decode;
