@@ -153,6 +153,7 @@ impl DedupFlags {
             audit: self.audit,
             tile: self.tile,
             held: self.held,
+            row_pairs: self.row_pairs,
         };
         dedup.check()?;
         Ok(dedup)

@@ -85,12 +85,14 @@ impl Run {
         }
         let mut plan = Plan {
             mode: dedup.mode,
+            eps,
             floor,
             clusters: &dedup.clusters,
             keep: &keep,
             seed: dedup.seed,
             tile: dedup.tile,
             held: dedup.held,
+            row_pairs: dedup.row_pairs,
         };
         let mode = plan.settle(samples.len(), d, context);
         if let Some(stored) = &self.file.dedup
@@ -104,7 +106,9 @@ impl Run {
         let parts = samples.part_sizes.len();
         let stored = self.file.dedup.clone().filter(|_| {
             let files = self.file.pair_files;
-            files.is_some_and(|files| duplicates::all_there(&self.home, files, parts, mode))
+            let complete = self.file.complete_to.is_none_or(|complete| eps <= complete);
+            complete
+                && files.is_some_and(|files| duplicates::all_there(&self.home, files, parts, mode))
         });
         if stored.as_ref() != Some(&request) {
             let begun = Instant::now();
@@ -112,7 +116,7 @@ impl Run {
                 Some(stored) if stored.serves(&request) => {
                     duplicates::match_anew(&self.home, &self.dirs(), &samples, d, &plan)?;
                 }
-                _ => self.find_duplicates(&samples, d, mode, &plan, context)?,
+                _ => self.find_duplicates(&samples, d, mode, &plan, &request, context)?,
             }
             self.took(Stage::Dedup, begun.elapsed().as_secs_f64());
         }
@@ -133,22 +137,52 @@ impl Run {
         d: usize,
         mode: Mode,
         plan: &Plan,
+        request: &DedupRequest,
         context: Context,
     ) -> Result<()> {
         let matrix = Matrix::read(&self.home, &self.dirs(), samples, d, plan.held)?;
-        let search = duplicates::Search::begin(&matrix, d, mode, plan, context)?;
-        self.forget_duplicates()?;
-        let files = search.store(&self.home, &self.dirs(), samples, plan, context)?;
-        self.file.pair_files = Some(files);
+        let known = self
+            .file
+            .clusters
+            .as_ref()
+            .map(|clusters| &clusters.request);
+        let stored = match (&request.clusters, known) {
+            (Some(wanted), Some(known)) if wanted == known => {
+                duplicates::stored_clusters(&self.home, samples, d)
+            }
+            _ => None,
+        };
+        let keep_clusters = stored.is_some();
+        let search = duplicates::Search::begin(&matrix, d, mode, plan, stored, context)?;
+        if keep_clusters {
+            self.forget_pairs()?;
+        } else {
+            self.forget_duplicates()?;
+            let clusters = request.clusters.as_ref();
+            self.file.clusters = search.store_clusters(&self.home, samples, clusters)?;
+            // A search that is cut off goes on from them.
+            self.save()?;
+        }
+        let written = search.store(&self.home, &self.dirs(), samples, plan, context)?;
+        self.file.pair_files = Some(written.files);
+        self.file.complete_to = written.complete_to;
         Ok(())
+    }
+
+    /// Clears `duplicates/`, after `run.json` has ceased to claim that pairs are there.
+    fn forget_pairs(&mut self) -> Result<()> {
+        self.file.dedup = None;
+        self.file.pair_files = None;
+        self.file.complete_to = None;
+        self.file.audit = None;
+        self.save()?;
+        self.home.clear_pairs()
     }
 
     /// Clears `clusters/` and `duplicates/`, after `run.json` has ceased to claim that they are there.
     fn forget_duplicates(&mut self) -> Result<()> {
-        self.file.dedup = None;
-        self.file.pair_files = None;
-        self.file.audit = None;
-        self.save()?;
+        self.file.clusters = None;
+        self.forget_pairs()?;
         self.home.clear_duplicates()
     }
 
