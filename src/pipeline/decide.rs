@@ -114,7 +114,7 @@ impl Run {
             let begun = Instant::now();
             match stored {
                 Some(stored) if stored.serves(&request) => {
-                    duplicates::match_anew(&self.home, &self.dirs(), &samples, d, &plan)?;
+                    duplicates::match_anew(&self.home, &self.dirs(), &samples, d, &plan, context)?;
                 }
                 _ => self.find_duplicates(&samples, d, mode, &plan, &request, context)?,
             }
@@ -140,7 +140,7 @@ impl Run {
         request: &DedupRequest,
         context: Context,
     ) -> Result<()> {
-        let matrix = Matrix::read(&self.home, &self.dirs(), samples, d, plan.held)?;
+        let matrix = Matrix::read(&self.home, &self.dirs(), samples, d, plan.held, context)?;
         let known = self
             .file
             .clusters

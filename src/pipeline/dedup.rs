@@ -174,7 +174,7 @@ impl Dedup {
             return Ok(());
         }
         match self.clusters.clusters {
-            Some(clusters) if clusters as u64 > files.rows() => {
+            Some(clusters) if clusters as u64 > files.rows() && files.rows() > 0 => {
                 let rows = files.rows() as usize;
                 Err(kmeans::Error::TooFewRows { clusters, rows }.into())
             }

@@ -650,7 +650,7 @@ fn all_rows_bad_is_a_run_of_which_nothing_is_kept() {
         "exact",
         "semantic",
         "semantic --keep hard",
-        "semantic --clusters 5",
+        "semantic --clusters 2",
     ] {
         good(&format!("dedup {file} --out {run} --dedup {mode}"));
         assert_eq!(reasons(&run), ["corrupt", "corrupt"]);
