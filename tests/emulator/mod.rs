@@ -15,13 +15,18 @@
 
 mod accumulate;
 mod activation;
+mod assign;
+mod attention;
 pub(crate) mod cases;
 mod compile;
 mod faulty;
 mod layer_norm;
+mod matrix;
 mod normalize;
 pub(crate) mod numbers;
 mod preprocess;
+mod rows;
+mod tile;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -77,6 +82,11 @@ impl Emulator {
             seed,
             live: Rc::default(),
         }
+    }
+
+    /// Whether a case of this many elements is worth its time here: of the two runs of [`both_ways`] the large ones have one.
+    pub(crate) fn takes(&self, elements: usize) -> bool {
+        self.placement == Placement::End || elements <= 40_000
     }
 
     /// A buffer that holds these elements.
