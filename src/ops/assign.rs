@@ -42,7 +42,7 @@ impl Assignment {
 /// Work: `2 n k d` operations, and one canonical distance for each row and each centroid that could be its nearest; `data` is
 /// read from memory once. With many clusters the products are the floor, with few the reading.
 ///
-/// Memory: 12 bytes a row; the rounded centroids, `(d + 80) k` bytes in 8 bits and `4 d k` in f32; and for each thread the rows
+/// Memory: 12 bytes a row; the rounded centroids, `(d + 100) k` bytes in 8 bits and `4 (d + 10) k` in f32; and for each thread the rows
 /// of a tile, up to half a megabyte of products and some candidates.
 ///
 /// # Errors
@@ -63,13 +63,12 @@ pub fn assign_tiled(
     row_tile: usize,
     centroid_tile: usize,
 ) -> Result<Assignment> {
-    let precision = Precision::fastest(d);
-    assign_in(precision, data, d, centroids, row_tile, centroid_tile)
+    assign_in(None, data, d, centroids, row_tile, centroid_tile)
 }
 
-/// [`assign_tiled`] in a given precision.
+/// [`assign_tiled`] in a given precision, or in the one that suits the rows.
 fn assign_in(
-    precision: Precision,
+    precision: Option<Precision>,
     data: &[f32],
     d: usize,
     centroids: &[f32],
@@ -85,7 +84,12 @@ fn assign_in(
         ));
     }
     check("centroids", centers)?;
-    let task = Task::new(precision, centers, centroid_tile.max(1));
+    let tile = centroid_tile.max(1);
+    let mut task = Task::new(precision.unwrap_or(Precision::fastest(d)), centers, tile);
+    if precision.is_none() && !task.fits(rows)? {
+        task = Task::new(Precision::F32, centers, tile);
+    }
+    let task = task;
     let row_tile = row_tile.max(1);
     let mut labels = vec![0; rows.len()];
     let mut squared_distances = vec![0.0; rows.len()];
@@ -100,7 +104,7 @@ fn assign_in(
                 .zip(distances.chunks_mut(strip))
                 .zip(tile.chunks(strip * d))
                 .try_for_each(|((labels, distances), rows)| {
-                    task.run(rows, scratch, labels, distances)
+                    task.run(rows, scratch, labels, distances).map(|_| ())
                 })
         })?;
     Ok(Assignment {
@@ -179,14 +183,33 @@ impl<'a> Task<'a> {
         }
     }
 
-    /// Labels a strip of rows.
+    /// Whether candidates are few: at most one in eight centroids, over a sample of the rows. A candidate costs as much as some ten
+    /// products in f32.
+    fn fits(&self, rows: Rows) -> Result<bool> {
+        let (n, k, strip) = (rows.len(), self.centroids.len(), self.coarse.strip());
+        if self.coarse.precision() == Precision::F32 || n < 8 * strip || k < 32 {
+            return Ok(true);
+        }
+        let mut sample = Vec::new();
+        rows.gather((0..strip).map(|s| s * n / strip), &mut sample);
+        let (mut labels, mut distances) = (vec![0; strip], vec![0.0; strip]);
+        let measured = self.run(
+            &sample,
+            &mut Scratch::default(),
+            &mut labels,
+            &mut distances,
+        )?;
+        Ok(measured <= strip * k / 8)
+    }
+
+    /// Labels a strip of rows; the number of distances that it took.
     fn run(
         &self,
         rows: &[f32],
         scratch: &mut Scratch,
         labels: &mut [u32],
         distances: &mut [f64],
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let d = self.centroids.d();
         let Scratch {
             left,
@@ -229,6 +252,7 @@ impl<'a> Task<'a> {
             });
         }
         left.limits(limits, |i| promised[i] - slack);
+        let mut measured = 0;
         for (i, x) in rows.chunks_exact(d).enumerate() {
             let last = |&&(_, value): &&(u32, f32)| value >= limits[i];
             let mut numbers = candidates[i].iter().filter(last).map(|&(j, _)| j);
@@ -239,6 +263,7 @@ impl<'a> Task<'a> {
             let mut nearest = (u32::MAX, f64::INFINITY);
             dot::squared_distances(x, others, |distance| {
                 let j = numbers.next().expect("a distance for each candidate");
+                measured += 1;
                 // Candidates ascend, so the lowest number keeps a tie.
                 if distance < nearest.1 {
                     nearest = (j, distance);
@@ -246,7 +271,7 @@ impl<'a> Task<'a> {
             });
             (labels[i], distances[i]) = nearest;
         }
-        Ok(())
+        Ok(measured)
     }
 }
 
@@ -306,7 +331,7 @@ mod tests {
             let (data, centroids) = (draw(n), draw(k));
             let expected = brute(&data, d, &centroids);
             for precision in Precision::available() {
-                let got = assign_in(precision, &data, d, &centroids, row_tile, centroid_tile).unwrap();
+                let got = assign_in(Some(precision), &data, d, &centroids, row_tile, centroid_tile).unwrap();
                 prop_assert_eq!(&got, &expected, "{:?}", precision);
             }
         }

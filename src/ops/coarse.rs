@@ -130,6 +130,8 @@ impl Coarse {
         };
         let half = (self.centre_length.powi(2) / 2.0) as f32;
         let depth = self.depth;
+        let expected = rows.size_hint().0.next_multiple_of(STRIP);
+        block.bytes.reserve(expected * depth);
         let mut scratch = std::mem::take(&mut block.floats);
         scratch.resize(depth, 0.0);
         let mut packed = vec![0u8; depth];
@@ -429,21 +431,27 @@ struct Aligned<T> {
     len: usize,
 }
 
-impl<T: Copy> Aligned<T> {
+impl<T: Copy + Default> Aligned<T> {
     fn clear(&mut self) {
         self.len = 0;
     }
 
-    /// Makes it `len` long, new elements being `fill`.
-    fn grow(&mut self, len: usize, fill: T) -> &mut [T] {
+    /// Makes room for `len` elements in all, without more.
+    fn reserve(&mut self, len: usize) {
         const LINE: usize = 64;
         let room = LINE / size_of::<T>();
         if self.start + len > self.values.len() {
-            let mut values = Vec::with_capacity((2 * self.len).max(len) + room);
-            values.resize(values.capacity(), fill);
+            let mut values = vec![T::default(); len + room];
             let start = values.as_ptr().align_offset(LINE).min(room);
             values[start..start + self.len].copy_from_slice(self.get());
             (self.values, self.start) = (values, start);
+        }
+    }
+
+    /// Makes it `len` long, new elements being `fill`.
+    fn grow(&mut self, len: usize, fill: T) -> &mut [T] {
+        if self.start + len > self.values.len() {
+            self.reserve((2 * self.len).max(len));
         }
         if len > self.len {
             self.values[self.start + self.len..self.start + len].fill(fill);

@@ -43,7 +43,7 @@ pub(crate) struct Scratch {
 }
 
 impl<'a> Nearer<'a> {
-    /// For blocks of `size` rows. Memory: `(d + 88) n` bytes in 8 bits, none where the processor multiplies f32 only.
+    /// For blocks of `size` rows. Memory: `(d + 100) n` bytes in 8 bits, none where the processor multiplies f32 only.
     pub(crate) fn new(rows: Rows<'a>, size: usize) -> Nearer<'a> {
         Nearer::new_in(Precision::fastest(rows.d()), rows, size)
     }

@@ -55,12 +55,14 @@ pub struct Match {
 /// that its `a` come from; blocks follow one another and cover all positions. Where a block ends depends on `tile` and the
 /// processor; the pairs, one block after another, do not. `visit` may take the vector.
 ///
+/// Candidates come from 8-bit products where the processor has them, unless a sample of the rows has many in them; then from f32.
+///
 /// Work: each pair once, `n^2 d` operations (a multiplication and an addition each count). Every row is read from memory, and
 /// rounded, once for each band of `8 * tile` rows before it: `4 n d * n / (16 tile)` bytes. At d = 512 and a tile of 512 that is one
 /// byte for every 4096 operations, so arithmetic is the floor.
 ///
-/// Memory: the rounded rows of a band and of a tile for each thread, `(d + 80) * tile * (8 + threads)` bytes in 8 bits, four times
-/// `d * tile * (1 + threads)` bytes in f32; up to half a megabyte of products a thread; and the pairs of a block: 32 bytes
+/// Memory: the rounded rows of a band and of a tile for each thread, `(d + 100) * tile * (8 + threads)` bytes in 8 bits and
+/// `4 (d + 10) * tile * (1 + threads)` in f32; up to half a megabyte of products a thread; and the pairs of a block: 32 bytes
 /// each, at most max(2^23 and those of the tiles in flight, n) of them.
 ///
 /// # Errors
@@ -71,8 +73,44 @@ pub fn pairs_above<E>(
     tile: usize,
     visit: impl FnMut(Range<usize>, &mut Vec<Pair>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let precision = Precision::fastest(rows.d());
+    let fastest = Precision::fastest(rows.d());
+    let precision = match fits(fastest, rows, threshold) {
+        true => fastest,
+        false => Precision::F32,
+    };
     pairs_above_in(precision, rows, threshold, tile, PAIRS_HELD, visit)
+}
+
+/// Whether candidates are few in this precision: at most one in sixteen of a sample of pairs. A candidate costs as much as some ten
+/// products in f32, where next to nothing else is a candidate. Rows that 8 bits are too few for hold few values that outweigh
+/// all others, not the same ones in all rows.
+fn fits(precision: Precision, rows: Rows, threshold: f64) -> bool {
+    /// On each side; fewer rows are done before it matters.
+    const SAMPLE: usize = 256;
+    let n = rows.len();
+    if precision == Precision::F32 || n < 4 * SAMPLE {
+        return true;
+    }
+    let coarse = Coarse::new(precision, rows);
+    let (mut left, mut right, mut products) =
+        (Block::default(), Block::default(), Products::default());
+    let strip = coarse.strip();
+    coarse.left(
+        (0..strip).map(|s| rows.values((2 * s + 1) * n / (2 * strip))),
+        &mut left,
+    );
+    coarse.right((0..SAMPLE).map(|s| rows.values(s * n / SAMPLE)), &mut right);
+    let (mut bias, mut under, mut limits, mut found) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    right.bias(right.shifts(), left.longest(), 0.0, &mut bias, &mut under);
+    let slack = coarse.slack(left.longest().max(right.longest()));
+    left.limits(&mut limits, |i| {
+        threshold - left.shift(i) - right.longest() * left.error(i) - slack
+    });
+    coarse.sweep(&left, &right, 0, &mut products, |chunk| {
+        chunk.at_least(&bias, &limits, &mut found)
+    });
+    found.len() <= strip * SAMPLE / 16
 }
 
 /// [`pairs_above`] in a given precision, with blocks of at most `held` pairs, unless one row alone has more.
@@ -278,7 +316,7 @@ impl Search<'_> {
 ///
 /// `rows` are unit rows in any order, all different row numbers. Rows that are identical to an earlier one are not looked at as
 /// matches, since the earlier one has the same cosine. Memory: 48 bytes a row; a thread holds two tiles of rounded rows
-/// (`2 (d + 80) * tile` bytes in 8 bits, `8 d * tile` in f32) and up to half a megabyte of products.
+/// (`2 (d + 100) * tile` bytes in 8 bits, `8 (d + 10) * tile` in f32) and up to half a megabyte of products.
 pub fn best_earlier(rows: Rows, tile: usize) -> Vec<Match> {
     best_earlier_in(Precision::fastest(rows.d()), rows, tile)
 }
@@ -409,205 +447,4 @@ impl BestTask<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::normalize::normalize_rows;
-    use proptest::prelude::*;
-    use rand_chacha::ChaCha8Rng;
-    use rand_chacha::rand_core::{RngCore, SeedableRng};
-
-    /// Unit rows around a few directions, most of them a few last places apart, some identical.
-    fn draw(seed: u64, n: usize, d: usize) -> Vec<f32> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let directions: Vec<f32> = (0..3 * d)
-            .map(|_| rng.next_u32() as f32 / u32::MAX as f32 - 0.5)
-            .collect();
-        let mut rows = Vec::new();
-        for _ in 0..n {
-            let which = rng.next_u32() as usize % 3;
-            let noise = [0.0, 0.0, 1e-6, 1e-2][rng.next_u32() as usize % 4];
-            for &x in &directions[which * d..(which + 1) * d] {
-                rows.push(x + noise * (rng.next_u32() as f32 / u32::MAX as f32 - 0.5));
-            }
-        }
-        assert!(normalize_rows(&mut rows, d).is_empty());
-        rows
-    }
-
-    fn collect(
-        precision: Precision,
-        rows: Rows,
-        threshold: f64,
-        tile: usize,
-        held: usize,
-    ) -> Vec<Pair> {
-        let (mut all, mut next) = (Vec::new(), 0);
-        pairs_above_in(
-            precision,
-            rows,
-            threshold,
-            tile,
-            held,
-            |positions, pairs| {
-                assert_eq!(positions.start, next, "blocks follow one another");
-                next = positions.end;
-                all.append(pairs);
-                Ok::<(), ()>(())
-            },
-        )
-        .unwrap();
-        assert_eq!(next, rows.len());
-        all
-    }
-
-    fn brute(rows: Rows, threshold: f64) -> Vec<Pair> {
-        let mut pairs = Vec::new();
-        for i in 0..rows.len() {
-            for j in i + 1..rows.len() {
-                let cosine = dot::cosine(rows.values(i), rows.values(j));
-                if cosine >= threshold {
-                    pairs.push(Pair {
-                        a: rows.row_at(i),
-                        b: rows.row_at(j),
-                        cosine,
-                        identical: false,
-                    });
-                }
-            }
-        }
-        pairs
-    }
-
-    proptest! {
-        #[test]
-        fn pairs_are_those_of_all_cosines_one_by_one(
-            seed in any::<u64>(),
-            n in 0usize..40,
-            d in 2usize..40,
-            tile in 1usize..12,
-            held in 1usize..50,
-            from_a_pair in any::<bool>(),
-        ) {
-            let data = draw(seed, n, d);
-            let rows = Rows::all(&data, d).unwrap();
-            // A threshold that is some pair's own cosine: a last place decides.
-            let threshold = if from_a_pair && n > 1 {
-                dot::cosine(rows.values(0), rows.values(n - 1))
-            } else {
-                0.999
-            };
-            let expected = brute(rows, threshold);
-            let index: Vec<u64> = (0..n as u64).step_by(2).collect();
-            let some = rows.select(&index).unwrap();
-            let of_some = brute(some, threshold);
-            for precision in Precision::available() {
-                prop_assert_eq!(&collect(precision, rows, threshold, tile, held), &expected, "{:?}", precision);
-                prop_assert_eq!(&collect(precision, some, threshold, tile, held), &of_some, "{:?}", precision);
-            }
-        }
-
-        #[test]
-        fn the_best_earlier_row_is_that_of_all_cosines_one_by_one(
-            seed in any::<u64>(),
-            n in 0usize..40,
-            d in 2usize..40,
-            tile in 1usize..12,
-        ) {
-            let data = draw(seed, n, d);
-            let rows = Rows::all(&data, d).unwrap();
-            let index: Vec<u64> = (0..n as u64).rev().collect();
-            let rows = rows.select(&index).unwrap();
-            let mut expected = Vec::new();
-            for p in 0..n {
-                let mut best = (Match { row: rows.row_at(p), cosine: 0.0 }, f64::NEG_INFINITY);
-                for q in 0..p {
-                    let cosine = dot::cosine(rows.values(p), rows.values(q));
-                    if cosine > best.1 {
-                        best = (Match { row: rows.row_at(q), cosine }, cosine);
-                    }
-                }
-                expected.push(best.0);
-            }
-            for precision in Precision::available() {
-                prop_assert_eq!(&best_earlier_in(precision, rows, tile), &expected, "{:?}", precision);
-            }
-        }
-    }
-
-    /// Rows that are hard to round: with one value that outweighs all others, sparse ones, tiny values beside large ones, values
-    /// that all rows share, and rows that are the same.
-    fn draw_hard(seed: u64, n: usize, d: usize) -> Vec<f32> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let shared: Vec<f32> = (0..d)
-            .map(|_| rng.next_u32() as f32 / u32::MAX as f32)
-            .collect();
-        let mut rows: Vec<f32> = Vec::new();
-        for row in 0..n {
-            let kind = rng.next_u32() % 6;
-            if kind == 0 && row > 0 {
-                let from = rng.next_u32() as usize % row;
-                rows.extend_from_within(from * d..(from + 1) * d);
-                continue;
-            }
-            let outlier = rng.next_u32() as usize % d;
-            for (l, &shared) in shared.iter().enumerate() {
-                let x = rng.next_u32() as f32 / u32::MAX as f32 - 0.5;
-                rows.push(match kind {
-                    1 if l == outlier => 1e3,
-                    2 if l % 7 != outlier % 7 => 0.0,
-                    3 if l != outlier => x * 1e-41,
-                    4 => shared + 1e-3 * x,
-                    5 if l % 2 == 0 => x * 1e-6,
-                    _ => x,
-                });
-            }
-        }
-        // A row of zeros, where d is 1 and so on.
-        for bad in normalize_rows(&mut rows, d) {
-            rows[bad * d] = 1.0;
-        }
-        rows
-    }
-
-    proptest! {
-        #[test]
-        fn rows_that_are_hard_to_round_have_the_same_pairs_and_matches(
-            seed in any::<u64>(),
-            n in 0usize..50,
-            d in 1usize..70,
-            tile in 1usize..7,
-            threads in 1usize..5,
-            picked in any::<(u16, u16)>(),
-            wide in any::<bool>(),
-        ) {
-            let data = draw_hard(seed, n, d);
-            let rows = Rows::all(&data, d).unwrap();
-            let threshold = match (n, wide) {
-                (0, _) | (_, true) => 0.2,
-                _ => dot::cosine(rows.values(picked.0 as usize % n), rows.values(picked.1 as usize % n)),
-            };
-            let expected = brute(rows, threshold);
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let matches = best_earlier_in(Precision::F32, rows, tile);
-            for precision in Precision::available() {
-                let (pairs, best) = pool.install(|| {
-                    (collect(precision, rows, threshold, tile, 1 << 20), best_earlier_in(precision, rows, tile))
-                });
-                prop_assert_eq!(&pairs, &expected, "{:?}", precision);
-                prop_assert_eq!(&best, &matches, "{:?}", precision);
-            }
-        }
-    }
-
-    #[test]
-    fn an_error_of_the_visitor_ends_the_walk() {
-        let data = draw(7, 100, 4);
-        let rows = Rows::all(&data, 4).unwrap();
-        let mut calls = 0;
-        let result = pairs_above(rows, -1.0, 4, |_, _| {
-            calls += 1;
-            if calls == 2 { Err("full") } else { Ok(()) }
-        });
-        assert_eq!((result, calls), (Err("full"), 2));
-    }
-}
+mod tests;
