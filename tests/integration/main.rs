@@ -6,6 +6,7 @@ mod common;
 mod curate;
 mod decode;
 mod dedup_core;
+mod device;
 mod embeddings;
 #[path = "../emulator/mod.rs"]
 mod emulator;
