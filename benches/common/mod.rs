@@ -1,7 +1,7 @@
 //! Rows for the benches of the duplicate engine: unit rows around 100 directions, the same at every run.
 
 /// n unit rows of d values.
-pub fn unit_rows(n: usize, d: usize) -> Vec<f32> {
+pub(crate) fn unit_rows(n: usize, d: usize) -> Vec<f32> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut uniform = || {
         state ^= state << 13;
