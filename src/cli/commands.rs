@@ -129,7 +129,14 @@ pub(crate) fn score(
         ));
     }
     with_context(terminal, |context| {
-        if let Some(run) = import(&args.runs, args.out.as_deref(), &args.import, context)? {
+        let check = |_: &Embeddings| Ok(());
+        if let Some(run) = import(
+            &args.runs,
+            args.out.as_deref(),
+            &args.import,
+            check,
+            context,
+        )? {
             return score_one(run, &args.heads, &thresholds, context);
         }
         if args.out.is_some() {
@@ -170,11 +177,12 @@ fn score_one(
     Ok(())
 }
 
-/// The run that is made of embeddings by others, where such files are named; none for run directories.
+/// The run that is made of embeddings by others, where such files are named and pass a check; none for run directories.
 fn import(
     paths: &[PathBuf],
     out: Option<&Path>,
     flags: &ImportFlags,
+    check: impl FnOnce(&Embeddings) -> Result<()>,
     context: Context,
 ) -> Result<Option<Run>> {
     let is_file = |path: &&PathBuf| {
@@ -202,6 +210,7 @@ fn import(
     })?;
     let import = flags.to_import();
     let files = Embeddings::open(paths, &import.columns)?;
+    check(&files)?;
     Run::import(&files, out, &import, context).map(Some)
 }
 
@@ -215,7 +224,14 @@ pub(crate) fn dedup(
     }
     let dedup = args.dedup.to_dedup()?;
     with_context(terminal, |context| {
-        let mut run = match import(&args.runs, args.out.as_deref(), &args.import, context)? {
+        let check = |files: &Embeddings| dedup.check_for(files);
+        let mut run = match import(
+            &args.runs,
+            args.out.as_deref(),
+            &args.import,
+            check,
+            context,
+        )? {
             Some(run) => run,
             None => one_set(&args.runs, args.out.as_deref())?,
         };

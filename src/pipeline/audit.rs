@@ -64,7 +64,7 @@ impl Run {
         }
         let drawn = params.rows.min(samples.len()) as u64;
         let mut running = context.begin(Stage::Audit, Some(drawn));
-        let matrix = Matrix::read(&self.home, &self.dirs(), samples, d, held)?;
+        let matrix = Matrix::read(&self.home, &self.dirs(), samples, d, held, context)?;
         let view = Rows::all(&matrix, d)?;
         let mut audit =
             Audit::search_among(view, samples.len(), params, |rows| running.advance(rows))?;

@@ -114,7 +114,7 @@ impl Run {
             let begun = Instant::now();
             match stored {
                 Some(stored) if stored.serves(&request) => {
-                    duplicates::match_anew(&self.home, &self.dirs(), &samples, d, &plan)?;
+                    duplicates::match_anew(&self.home, &self.dirs(), &samples, d, &plan, context)?;
                 }
                 _ => self.find_duplicates(&samples, d, mode, &plan, &request, context)?,
             }
@@ -140,7 +140,7 @@ impl Run {
         request: &DedupRequest,
         context: Context,
     ) -> Result<()> {
-        let matrix = Matrix::read(&self.home, &self.dirs(), samples, d, plan.held)?;
+        let matrix = Matrix::read(&self.home, &self.dirs(), samples, d, plan.held, context)?;
         let known = self
             .file
             .clusters
@@ -191,9 +191,7 @@ impl Run {
         match &dedup.keep {
             None if imported => Ok(Keep::First),
             None => Ok(Keep::Largest),
-            Some(Keep::Largest) if imported => Err(Error::usage(
-                "--keep largest: embeddings without images have no sizes; use first, random, hard, easy or best:NAME",
-            )),
+            Some(Keep::Largest) if imported => Err(no_sizes()),
             Some(Keep::Best { score: name, .. })
                 if !self.file.scores.iter().any(|s| s.name == *name) =>
             {
@@ -322,6 +320,12 @@ impl Run {
         counts.insert("bad".into(), counts["corrupt"]);
         self.file.counts = counts;
     }
+}
+
+pub(super) fn no_sizes() -> Error {
+    Error::usage(
+        "--keep largest: embeddings without images have no sizes; use first, random, hard, easy or best:NAME",
+    )
 }
 
 /// For each good row the first threshold, in the order of the request, and then the first filter that it fails.

@@ -13,6 +13,7 @@ use std::ops::Deref;
 
 use memmap2::Mmap;
 
+use super::progress::Context;
 use super::set::Samples;
 use crate::error::{Error, Result};
 use crate::mmap::map_file;
@@ -45,18 +46,20 @@ impl Matrix {
     ///
     /// # Errors
     /// [`Error::Run`] where a table is damaged or does not fit its samples; [`Error::Io`] where the scratch file cannot be
-    /// made or the disk is full.
+    /// made or the disk is full; [`Error::Interrupted`].
     pub(super) fn read(
         home: &RunDir,
         dirs: &[&RunDir],
         samples: &Samples,
         d: usize,
         held: Option<u64>,
+        context: Context,
     ) -> Result<Matrix> {
         let bytes = samples.len() as u64 * d as u64 * 4;
         if bytes <= held.unwrap_or_else(most_held) {
             let mut matrix = Vec::with_capacity(samples.len() * d);
             for_each_part(dirs, samples, d, |rows| {
+                context.check()?;
                 matrix.extend_from_slice(rows);
                 Ok(())
             })?;
@@ -65,6 +68,7 @@ impl Matrix {
         // Without a name from the start where the system can do that, else its name is taken at once.
         let mut file = tempfile::tempfile_in(home.root()).map_err(scratch(home, bytes))?;
         for_each_part(dirs, samples, d, |rows| {
+            context.check()?;
             file.write_all(bytemuck::cast_slice(rows))
                 .map_err(scratch(home, bytes))
         })?;
