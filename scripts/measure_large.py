@@ -77,6 +77,17 @@ def load(run, rows):
     return np.concatenate(found)
 
 
+def allowed(report, n, d, within):
+    """Bytes of anonymous memory by the formula in README.md (mapped pages come on top)."""
+    matrix = min(4 * n * d, 512 << 20)
+    total = 300 * n + 80 * within + matrix + (3 << 28)
+    fit = (report.get("clusters") or {}).get("request")
+    if fit:
+        total += 16 * fit["clusters"] * d
+        total += 4 * fit["fit_fraction"] * n * d if fit["fit_fraction"] < 1 else 0
+    return total
+
+
 def row_numbers(ids, shards):
     """Ids such as emb_0003#17 -> row numbers; plain numbers stay."""
     if not ids or not isinstance(ids[0], str):
@@ -179,6 +190,7 @@ def main():
         ("wall, CPU", f"{wall:.1f} s, {cpu:.1f} s"),
         ("stages", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report["seconds"].items())),
         ("peak memory", f"{gib(peaks['VmHWM'])}, of which anonymous at most {gib(peaks['RssAnon'])}"),
+        ("anonymous by the formula", gib(allowed(report, args.rows, args.dims, len(found)))),
         ("true pairs, stored pairs within eps", f"{len(pairs):,} ({edge} within 1e-6 of eps), {len(found):,}"),
         ("stored and not planted", f"{len(found - set(pairs)):,}"),
         ("recall by rows against the truth", recall_by_rows(pairs, found, [True] * len(pairs))),
