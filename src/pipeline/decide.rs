@@ -153,7 +153,12 @@ impl Run {
             _ => None,
         };
         let keep_clusters = stored.is_some();
+        let begun = Instant::now();
         let search = duplicates::Search::begin(&matrix, d, mode, plan, stored, context)?;
+        // Parts of the stage, whose whole also has the reading of the embeddings in it.
+        if mode == Mode::Semantic && !keep_clusters {
+            self.took_for("kmeans", begun.elapsed().as_secs_f64());
+        }
         if keep_clusters {
             self.forget_pairs()?;
         } else {
@@ -163,9 +168,11 @@ impl Run {
             // A search that is cut off goes on from them.
             self.save()?;
         }
+        let begun = Instant::now();
         let written = search.store(&self.home, &self.dirs(), samples, plan, context)?;
         self.file.pair_files = Some(written.files);
         self.file.complete_to = written.complete_to;
+        self.took_for("pairs", begun.elapsed().as_secs_f64());
         Ok(())
     }
 
