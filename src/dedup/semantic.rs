@@ -123,7 +123,7 @@ impl From<Error> for crate::Error {
 /// Rows in clusters, and the pairs inside them.
 ///
 /// Memory beyond the rows and k-means: 8 bytes a row; for the pairs of a batch of clusters 256 MiB, with each cluster's own
-/// 40 bytes a row; and the tiles, `4 * tile * (tile + 2 d)` bytes a thread.
+/// 40 bytes a row; and the tiles of [`tile::pairs_above`].
 #[derive(Clone, Debug)]
 pub struct SemanticDedup<'a> {
     rows: Cow<'a, [f32]>,

@@ -160,7 +160,12 @@ impl Run {
         let (on, resident) = (self.device.clone(), self.resident.clone());
         let placed = Placed::of(&on, resident.as_deref(), &matrix, d)?;
         let device = placed.on_device();
+        let begun = Instant::now();
         let search = duplicates::Search::begin(&matrix, d, mode, plan, stored, device, context)?;
+        // Parts of the stage, whose whole also has the reading of the embeddings in it.
+        if mode == Mode::Semantic && !keep_clusters {
+            self.took_for("kmeans", begun.elapsed().as_secs_f64());
+        }
         if keep_clusters {
             self.forget_pairs()?;
         } else {
@@ -170,9 +175,11 @@ impl Run {
             // A search that is cut off goes on from them.
             self.save()?;
         }
+        let begun = Instant::now();
         let written = search.store(&self.home, &self.dirs(), samples, plan, context)?;
         self.file.pair_files = Some(written.files);
         self.file.complete_to = written.complete_to;
+        self.took_for("pairs", begun.elapsed().as_secs_f64());
         Ok(())
     }
 

@@ -28,6 +28,7 @@ pub(crate) mod numbers;
 mod preprocess;
 mod rows;
 mod tile;
+mod verify;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
