@@ -6,13 +6,16 @@ use super::decisions::write_matched;
 use super::matrix::Matrix;
 use super::pairs::{PairFiles, Written, pairs_path};
 use super::progress::{Context, Running, Stage};
+use super::resident::{Placed, Resident};
 use super::set::{Samples, read_clusters, read_scores, sample_rows};
 use super::watch::KMeansWatch;
 use crate::atomic;
+use crate::dedup::OnDevice;
 use crate::dedup::decide::{Keep, RankKeys, id_hash, rank};
 use crate::dedup::exact::{self, ExactPairs};
 use crate::dedup::kmeans::{self, Init, KMeans};
 use crate::dedup::semantic::{self, SemanticDedup};
+use crate::device::Device;
 use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
 use crate::ops::tile::Pair;
@@ -26,11 +29,13 @@ const CENTROIDS: &str = "clusters/centroids.safetensors";
 
 /// N²d up to which every pair is compared on a CPU.
 const EXACT_WORK: f64 = 1e13;
+/// The same on a GPU.
+const EXACT_WORK_ON_CARD: f64 = 1e16;
 
 /// How duplicates are looked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Exact up to N²d of 1e13, semantic beyond; semantic for an order that needs clusters.
+    /// Exact up to N²d of 1e13 on a CPU and 1e16 on a GPU, semantic beyond; semantic for an order that needs clusters.
     #[default]
     Auto,
     /// Every pair in the set.
@@ -52,6 +57,8 @@ pub(super) struct Plan<'a> {
     pub seed: u64,
     /// Rows on each side of a tile; never changes a result.
     pub tile: usize,
+    /// Whether rows are compared on a GPU.
+    pub on_card: bool,
     /// Bytes of embeddings that are held in memory; none for the rule of [`Matrix::read`].
     pub held: Option<u64>,
     /// Pairs beyond eps that a row keeps.
@@ -63,6 +70,10 @@ impl Plan<'_> {
     pub(super) fn settle(&self, n: usize, d: usize, context: Context) -> Mode {
         let needs_clusters = matches!(self.keep, Keep::Hard | Keep::Easy);
         let work = (n as f64).powi(2) * d as f64;
+        let most = match self.on_card {
+            true => EXACT_WORK_ON_CARD,
+            false => EXACT_WORK,
+        };
         match self.mode {
             Mode::Auto if needs_clusters => {
                 context.note(&format!(
@@ -75,7 +86,7 @@ impl Plan<'_> {
                 context.note("dedup: semantic, because clusters were asked for");
                 Mode::Semantic
             }
-            Mode::Auto if work <= EXACT_WORK => {
+            Mode::Auto if work <= most => {
                 context.note(&format!(
                     "dedup: exact, {n} rows of {d} are few enough to compare every pair"
                 ));
@@ -166,6 +177,7 @@ impl<'a> Search<'a> {
         mode: Mode,
         plan: &Plan,
         stored: Option<(Vec<f32>, Vec<u32>)>,
+        device: Option<OnDevice<'a>>,
         context: Context,
     ) -> Result<Search<'a>> {
         if matrix.is_empty() {
@@ -182,7 +194,11 @@ impl<'a> Search<'a> {
                 floor: plan.floor,
                 tile: plan.tile,
             };
-            return Ok(Search::Exact(ExactPairs::new(matrix, d, params)?));
+            let exact = ExactPairs::new(matrix, d, params)?;
+            return Ok(Search::Exact(match device {
+                Some(device) => exact.on_device(device)?,
+                None => exact,
+            }));
         }
         let params = semantic::Params {
             floor: plan.floor,
@@ -198,12 +214,16 @@ impl<'a> Search<'a> {
                 let params = plan.kmeans_params(d)?;
                 let n = matrix.len() / d;
                 let mut watch = KMeansWatch::new(context, &params, n);
-                let fit = KMeans::fit_told(matrix, d, &params, |step| watch.tell(step))?;
+                let fit = KMeans::fit_on(matrix, d, &params, device, |step| watch.tell(step))?;
                 watch.finish();
                 (fit.centroids, fit.labels, Some(fit.info))
             }
         };
         let dedup = SemanticDedup::with_clusters(matrix, d, centroids, labels, params)?;
+        let dedup = match device {
+            Some(device) => dedup.on_device(device)?,
+            None => dedup,
+        };
         Ok(Search::Semantic {
             dedup: Box::new(dedup),
             matrix,
@@ -319,12 +339,14 @@ pub(super) fn match_anew(
     samples: &Samples,
     d: usize,
     plan: &Plan,
+    (device, resident): (&Device, Option<&Resident>),
     context: Context,
 ) -> Result<()> {
     if samples.len() == 0 {
         return Ok(());
     }
     let matrix = Matrix::read(home, dirs, samples, d, plan.held, context)?;
+    let placed = Placed::of(device, resident, &matrix, d)?;
     let centroids = read_centroids(&home.path(CENTROIDS), d)?;
     let (labels, _) = read_clusters(home, samples)?;
     let params = semantic::Params {
@@ -333,6 +355,10 @@ pub(super) fn match_anew(
         ..semantic::Params::default()
     };
     let dedup = SemanticDedup::with_clusters(&matrix, d, centroids, labels, params)?;
+    let dedup = match placed.on_device() {
+        Some(device) => dedup.on_device(device)?,
+        None => dedup,
+    };
     let mut running = context.begin(Stage::Dedup, Some(dedup.comparisons()));
     write_matches(home, dirs, samples, &dedup, plan, &mut running)?;
     running.finish();

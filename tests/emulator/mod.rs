@@ -19,6 +19,7 @@ mod assign;
 mod attention;
 pub(crate) mod cases;
 mod compile;
+mod duplicates;
 mod faulty;
 mod layer_norm;
 mod matrix;
