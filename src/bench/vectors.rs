@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use candle_core::{Device as Candle, Tensor};
+use candle_core::{DType, Device as Candle, Tensor};
+use half::f16;
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -11,10 +12,12 @@ use super::{Bench, Stage, machine, median, params};
 use crate::clip::random::uniform;
 use crate::clip::weights::Weights;
 use crate::dedup::exact::{ExactPairs, Params as ExactParams};
-use crate::dedup::kmeans::{Init, KMeans, Params as KMeansParams};
+use crate::dedup::kmeans::{Init, KMeans, Params as KMeansParams, Step};
+use crate::dedup::on_device::OnDevice;
 use crate::error::Result;
 use crate::heads::{Head, Scorer};
 use crate::ops;
+use crate::ops::cuda::{CudaBackend, DeviceMatrix};
 
 /// Iterations of k-means that are timed, after one that is not.
 const ITERATIONS: usize = 5;
@@ -27,15 +30,29 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
         return Ok(());
     }
     let (n, d) = (bench.request.rows, bench.request.dims);
-    let rows = clustered_rows(n, d, bench.request.clusters);
+    let mut rows = clustered_rows(n, d, bench.request.clusters);
+    if bench.device.dtype() == DType::F16 {
+        // As a tower of this precision stores them.
+        rows.par_iter_mut()
+            .for_each(|x| *x = f16::from_f32(*x).to_f32());
+    }
+    let matrix = match bench.device.candle().is_cuda() {
+        true => Some(DeviceMatrix::from_rows(
+            CudaBackend::of(bench.device.candle())?,
+            &rows,
+            d,
+        )?),
+        false => None,
+    };
+    let device = matrix.as_ref().map(OnDevice::Resident);
     if bench.wants("heads") {
         heads(bench, &rows, d)?;
     }
     if bench.wants("kmeans") {
-        kmeans(bench, &rows, d)?;
+        kmeans(bench, &rows, d, device)?;
     }
     if bench.wants("pairs") {
-        pairs(bench, &rows, d)?;
+        pairs(bench, &rows, d, device)?;
     }
     Ok(())
 }
@@ -92,8 +109,14 @@ fn heads(bench: &mut Bench, rows: &[f32], d: usize) -> Result<()> {
     let head = Head::from_weights(&Weights::from_tensors("random head", tensors))?;
     let n = (rows.len() / d).min(16_384);
     let rows = &rows[..n * d];
+    let on_device =
+        Tensor::from_slice(rows, (n, d), &Candle::Cpu)?.to_device(bench.device.candle())?;
     let (seconds, peak_bytes) = bench.time(|| {
-        std::hint::black_box(head.score(rows, d)?);
+        let scores = match on_device.device().is_cuda() {
+            true => head.score_on_device(&on_device)?,
+            false => Some(head.score(rows, d)?),
+        };
+        std::hint::black_box(scores);
         Ok(())
     })?;
     (bench.take)(Stage {
@@ -108,7 +131,7 @@ fn heads(bench: &mut Bench, rows: &[f32], d: usize) -> Result<()> {
     Ok(())
 }
 
-fn kmeans(bench: &mut Bench, rows: &[f32], d: usize) -> Result<()> {
+fn kmeans(bench: &mut Bench, rows: &[f32], d: usize, device: Option<OnDevice>) -> Result<()> {
     let k = bench.request.clusters;
     let n = rows.len() / d;
     let first: Vec<f32> = (0..k)
@@ -123,9 +146,11 @@ fn kmeans(bench: &mut Bench, rows: &[f32], d: usize) -> Result<()> {
     machine::forget_peak();
     let mut times = Vec::new();
     let mut inertia = 0.0;
-    KMeans::fit_watched(rows, d, &params_, |progress| {
-        times.push(Instant::now());
-        inertia = progress.inertia;
+    KMeans::fit_on(rows, d, &params_, device, |step| {
+        if let Step::Iterated(progress) = step {
+            times.push(Instant::now());
+            inertia = progress.inertia;
+        }
         Ok(())
     })?;
     let spans: Vec<f64> = times
@@ -154,12 +179,16 @@ fn kmeans(bench: &mut Bench, rows: &[f32], d: usize) -> Result<()> {
     Ok(())
 }
 
-fn pairs(bench: &mut Bench, rows: &[f32], d: usize) -> Result<()> {
+fn pairs(bench: &mut Bench, rows: &[f32], d: usize, device: Option<OnDevice>) -> Result<()> {
     let n = rows.len() / d;
+    let mut search = ExactPairs::new(rows, d, ExactParams::default())?;
+    if let Some(device) = device {
+        search = search.on_device(device)?;
+    }
     machine::forget_peak();
     let start = Instant::now();
     let mut found = 0;
-    ExactPairs::new(rows, d, ExactParams::default())?.for_each(|pairs| {
+    search.for_each(|pairs| {
         found += pairs.len();
         Ok(())
     })?;

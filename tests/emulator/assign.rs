@@ -213,7 +213,7 @@ fn a_row_lists_the_columns_within_the_margin_and_no_others() {
                     } else {
                         Arg::Pointer(0)
                     },
-                    Arg::I64(3),
+                    Arg::I64(0),
                     at(&buffers.4),
                     Arg::I64(items.len() as i64 / 4),
                     at(&buffers.5),
@@ -230,7 +230,7 @@ fn a_row_lists_the_columns_within_the_margin_and_no_others() {
                 let seen: Vec<f32> = b
                     .chunks_exact(d)
                     .enumerate()
-                    .map(|(j, y)| match causal && positions[j] as usize >= row + 3 {
+                    .map(|(j, y)| match causal && positions[j] as usize >= row {
                         true => f32::INFINITY,
                         false => bias[j] - 2.0 * dot::cosine(x, y) as f32,
                     })
