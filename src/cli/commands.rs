@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clipsift::clip::BUILTIN;
 use clipsift::device::DTypeSpec;
-use clipsift::pipeline::{Context, Run, Summary};
+use clipsift::pipeline::{Context, Run, Summary, check_against};
 use clipsift::read::Options;
 use clipsift::read::embeddings::Embeddings;
 use clipsift::store::run_file::AuditResult;
@@ -126,7 +126,7 @@ pub(crate) fn score(
         ));
     }
     with_context(terminal, |context| {
-        if let Some(run) = import(&args.runs, args.out.as_deref(), &args.import, context)? {
+        if let Some(run) = import(&args.runs, args.out.as_deref(), &args.import, &[], context)? {
             return score_one(run, &args.heads, &thresholds, context);
         }
         if args.out.is_some() {
@@ -172,6 +172,7 @@ fn import(
     paths: &[PathBuf],
     out: Option<&Path>,
     flags: &ImportFlags,
+    against: &[PathBuf],
     context: Context,
 ) -> Result<Option<Run>> {
     let is_file = |path: &&PathBuf| {
@@ -199,6 +200,8 @@ fn import(
     })?;
     let import = flags.to_import();
     let files = Embeddings::open(paths, &import.columns)?;
+    let (d, kind) = (files.dims(), files.id_type());
+    check_against(against, clipsift::pipeline::IMPORTED, d, kind)?;
     Run::import(&files, out, &import, context).map(Some)
 }
 
@@ -212,7 +215,13 @@ pub(crate) fn dedup(
     }
     let dedup = args.dedup.to_dedup()?;
     with_context(terminal, |context| {
-        let mut run = match import(&args.runs, args.out.as_deref(), &args.import, context)? {
+        let mut run = match import(
+            &args.runs,
+            args.out.as_deref(),
+            &args.import,
+            &dedup.against,
+            context,
+        )? {
             Some(run) => run,
             None => one_set(&args.runs, args.out.as_deref())?,
         };
@@ -469,6 +478,12 @@ fn print_summary(run: &Run, summary: &Summary) {
             row(&format!("not passing {name}"), count.to_string());
         }
         row("duplicates", summary.duplicates.to_string());
+        if summary.copies > 0 {
+            row("  byte-identical", summary.copies.to_string());
+        }
+        if summary.earlier > 0 {
+            row("  of an earlier set", summary.earlier.to_string());
+        }
         row("kept", summary.kept.to_string());
     }
     if let Some(audit) = &run.file().audit {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::against::Against;
+use super::copies::{Copies, Sums};
 use super::decisions::{self, Decided};
 use super::dedup::Dedup;
 use super::duplicates::{self, Mode, Plan};
@@ -70,12 +72,21 @@ impl Run {
             removal: dedup.removal.to_string(),
             seed: dedup.seed,
         };
+        let dropped = self.file.dedup.iter().flat_map(|found| &found.against);
+        for earlier in dropped.filter(|_| dedup.against.is_empty()) {
+            let earlier = &earlier.run;
+            context.note(&format!(
+                "dedup: decided before against {earlier}, now without; --against {earlier} keeps it"
+            ));
+        }
         if dedup.mode == Mode::Off {
             self.forget_duplicates()?;
             self.file.decide = Some(decide(None));
             return self.decide(filters, context);
         }
-        let samples = Samples::read(&self.dirs())?;
+        let against = self.open_against(&dedup.against, &embed)?;
+        let mut samples = Samples::read(&self.dirs())?;
+        samples.earlier = against.rows(samples.id_type)?;
         let d = embed.dims;
         let floor = dedup.floor.unwrap_or((4.0 * eps).min(2.0));
         if floor < eps {
@@ -92,7 +103,7 @@ impl Run {
             tile: dedup.tile,
             held: dedup.held,
         };
-        let mode = plan.settle(samples.len(), d, context);
+        let mode = plan.settle(samples.len(), against.len(), d, context);
         if let Some(stored) = &self.file.dedup
             && dedup.floor.is_none()
             && stored.floor >= eps
@@ -100,28 +111,37 @@ impl Run {
             // A floor that nobody asked for need not be the one that the pairs were stored to.
             plan.floor = stored.floor;
         }
-        let request = plan.request(mode, samples.len(), d)?;
+        let request = DedupRequest {
+            against: against.requests(),
+            ..plan.request(mode, samples.all(), d)?
+        };
         let parts = samples.part_sizes.len();
         let stored = self.file.dedup.clone().filter(|_| {
             let files = self.file.pair_files;
-            files.is_some_and(|files| duplicates::all_there(&self.home, files, parts, mode))
+            files.is_some_and(|files| {
+                let against = !request.against.is_empty();
+                duplicates::all_there(&self.home, files, parts, mode, against)
+            })
         });
         if stored.as_ref() != Some(&request) {
             let begun = Instant::now();
             match stored {
                 Some(stored) if stored.serves(&request) => {
-                    duplicates::match_anew(&self.home, &self.dirs(), &samples, d, &plan)?;
+                    let dirs = self.dirs();
+                    duplicates::match_anew(&self.home, &dirs, &samples, &against, d, &plan)?;
                 }
-                _ => self.find_duplicates(&samples, d, mode, &plan, context)?,
+                _ => self.find_duplicates(&samples, &against, d, mode, &plan, context)?,
             }
             self.took(Stage::Dedup, begun.elapsed().as_secs_f64());
         }
         self.file.dedup = Some(request);
         self.file.decide = Some(decide(Some(eps)));
         let wanted = self.audit_wanted(dedup, mode, eps, context)?;
+        let all = std::mem::replace(&mut samples.earlier, self.stored_earlier()?);
         let summary = self.decide_over(&samples, filters, context)?;
         if let Some(params) = wanted {
-            self.audit(&samples, d, &params, dedup.held, context)?;
+            samples.earlier = all;
+            self.audit(&samples, &against, d, &params, dedup.held, context)?;
         }
         Ok(summary)
     }
@@ -130,15 +150,22 @@ impl Run {
     fn find_duplicates(
         &mut self,
         samples: &Samples,
+        against: &Against,
         d: usize,
         mode: Mode,
         plan: &Plan,
         context: Context,
     ) -> Result<()> {
-        let matrix = Matrix::read(&self.home, &self.dirs(), samples, d, plan.held)?;
-        let search = duplicates::Search::begin(&matrix, d, mode, plan, context)?;
+        let matrix = Matrix::read(&self.home, &self.dirs(), samples, against, d, plan.held)?;
+        let search = duplicates::Search::begin(&matrix, samples.len(), d, mode, plan, context)?;
         self.forget_duplicates()?;
-        let files = search.store(&self.home, &self.dirs(), samples, plan, context)?;
+        let copies = Copies::find(&self.dirs(), samples, against, &matrix, d)?;
+        let copies = (&copies, &matrix[..], d);
+        let (files, used) =
+            search.store(&self.home, &self.dirs(), samples, plan, copies, context)?;
+        if samples.is_against() {
+            duplicates::store_earlier(&self.home, samples.id_type, against, &used)?;
+        }
         self.file.pair_files = Some(files);
         Ok(())
     }
@@ -177,7 +204,7 @@ impl Run {
     /// # Errors
     /// [`Error::Run`] where a table is damaged.
     pub fn decide(&mut self, filters: &[Filter], context: Context) -> Result<Summary> {
-        let samples = Samples::read(&self.dirs())?;
+        let samples = self.samples()?;
         self.decide_over(&samples, filters, context)
     }
 
@@ -212,7 +239,12 @@ impl Run {
         let fallen = self.fallen(samples, &survivors)?;
         running.advance(samples.ids.len() as u64)?;
         let before = decisions::fingerprint(&self.home);
+        let sums = match fallen.iter().any(Option::is_some) {
+            true => Sums::read(&self.dirs(), samples, &self.earlier_samples()?)?,
+            false => Sums::default(),
+        };
         let decided = Decided {
+            sums: &sums,
             failed: &failed,
             fallen: &fallen,
             scores: &scores,
@@ -255,11 +287,33 @@ impl Run {
         let keep: Keep = keep.parse().map_err(damaged)?;
         let removal: Removal = removal.parse().map_err(damaged)?;
         let order = duplicates::order(&self.home, &self.dirs(), samples, &keep, *seed)?;
-        let mut graph = PairGraph::new(samples.len(), *eps)?;
+        self.fallen_within(samples, survivors, pair_files, &order, *eps, removal)
+    }
+
+    /// What each good row falls to at an eps, earlier sets first in the order.
+    pub(super) fn fallen_within(
+        &self,
+        samples: &Samples,
+        survivors: &[bool],
+        pair_files: usize,
+        order: &[u64],
+        eps: f64,
+        removal: Removal,
+    ) -> Result<Vec<Option<DuplicateOf>>> {
+        let (n, all) = (samples.len(), samples.all());
+        let mut graph = PairGraph::new(all, eps)?;
         pairs::read_pairs(&self.home, samples, pair_files, |pairs| {
             Ok(graph.add(pairs)?)
         })?;
-        Ok(graph.decide(survivors, &[], &order, removal)?)
+        let earlier: Vec<bool> = (0..all).map(|row| row >= n).collect();
+        let mut survivors = survivors.to_vec();
+        survivors.resize(all, true);
+        let order: Vec<u64> = (n as u64..all as u64)
+            .chain(order.iter().copied())
+            .collect();
+        let mut fallen = graph.decide(&survivors, &earlier, &order, removal)?;
+        fallen.truncate(n);
+        Ok(fallen)
     }
 
     /// How the stored pairs were found, and the number of their files.

@@ -1,5 +1,7 @@
 //! How duplicates are asked for.
 
+use std::path::PathBuf;
+
 use super::clusters::Clusters;
 use super::duplicates::Mode;
 use crate::dedup::decide::{Keep, Removal};
@@ -24,6 +26,8 @@ pub struct Dedup {
     pub seed: u64,
     /// Rows whose true neighbours are looked for among all rows, for the recall of a semantic search; none for no audit.
     pub audit: Option<usize>,
+    /// Runs of earlier sets: what they kept wins, is never dropped and never compared with each other. Nothing in them changes.
+    pub against: Vec<PathBuf>,
     /// Rows on each side of a tile of cosines: memory and speed, never the result.
     pub tile: usize,
     /// Bytes of embeddings that are held in memory while duplicates are looked for; more are unpacked into a scratch file in
@@ -43,6 +47,7 @@ impl Default for Dedup {
             removal: Removal::Group,
             seed: 42,
             audit: None,
+            against: Vec::new(),
             tile: crate::ops::tile::TILE,
             held: None,
         }
@@ -74,6 +79,13 @@ impl Dedup {
     /// Sets how clusters are made.
     pub fn clusters(self, clusters: Clusters) -> Dedup {
         Dedup { clusters, ..self }
+    }
+
+    /// Decides against what an earlier run kept: new samples fall to it and to each other. For several earlier runs call it
+    /// several times.
+    pub fn against(mut self, run: impl Into<PathBuf>) -> Dedup {
+        self.against.push(run.into());
+        self
     }
 
     /// Audits a semantic search with that many rows, see [`crate::dedup::audit`]; `Run::file` has the result. Where `auto`
@@ -117,6 +129,11 @@ impl Dedup {
         }
         if self.audit == Some(0) {
             return Err(Error::usage("--audit 0: give at least 1"));
+        }
+        if self.mode == Mode::Off && !self.against.is_empty() {
+            return Err(Error::usage(
+                "--against finds duplicates of an earlier set; leave it out with --dedup off",
+            ));
         }
         let clusterless = matches!(self.mode, Mode::Exact | Mode::Off);
         if clusterless && self.clusters.asked_for() {

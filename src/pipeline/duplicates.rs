@@ -1,7 +1,9 @@
 //! Embeddings -> clusters and pairs: `clusters/` and `duplicates/`.
 
+use super::against::{AGAINST, Against};
 use super::centroids::read_centroids;
 use super::clusters::{Clusters, InitKind};
+use super::copies::Copies;
 use super::decisions::write_matched;
 use super::matrix::Matrix;
 use super::pairs::{PairFiles, pairs_path};
@@ -14,7 +16,9 @@ use crate::dedup::kmeans::{self, Init, KMeans};
 use crate::dedup::semantic::{self, SemanticDedup};
 use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
+use crate::ops::assign::assign;
 use crate::ops::tile::Pair;
+use crate::store::ids::IdType;
 use crate::store::run_file::{ClusterRequest, DedupRequest};
 use crate::store::tables::SampleRow;
 use crate::store::{RunDir, Table, findings};
@@ -53,10 +57,11 @@ pub(super) struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// The mode that `auto` comes to.
-    pub(super) fn settle(&self, n: usize, d: usize, context: Context) -> Mode {
+    /// The mode that `auto` comes to, for n rows and m of earlier sets.
+    pub(super) fn settle(&self, n: usize, m: usize, d: usize, context: Context) -> Mode {
         let needs_clusters = matches!(self.keep, Keep::Hard | Keep::Easy);
-        let work = (n as f64).powi(2) * d as f64;
+        // Each pair once: half of n² among the rows, n m with those of earlier sets.
+        let work = n as f64 * (n + 2 * m) as f64 * d as f64;
         match self.mode {
             Mode::Auto if needs_clusters => {
                 context.note(&format!(
@@ -97,6 +102,7 @@ impl Plan<'_> {
             floor: self.floor,
             clusters,
             keep: semantic.then(|| self.keep.to_string()),
+            against: Vec::new(),
         })
     }
 
@@ -147,15 +153,17 @@ pub(super) enum Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Checks the request against the rows `[n, d]` and makes clusters where it is for them.
+    /// Checks the request against the rows `[n, d]`, of which those from `own` on are of earlier sets, and makes clusters where
+    /// it is for them.
     pub(super) fn begin(
         matrix: &'a [f32],
+        own: usize,
         d: usize,
         mode: Mode,
         plan: &Plan,
         context: Context,
     ) -> Result<Search<'a>> {
-        if matrix.is_empty() {
+        if own == 0 {
             return Ok(Search::Empty);
         }
         if plan.floor > 0.5 {
@@ -169,7 +177,9 @@ impl<'a> Search<'a> {
                 floor: plan.floor,
                 tile: plan.tile,
             };
-            return Ok(Search::Exact(ExactPairs::new(matrix, d, params)?));
+            return Ok(Search::Exact(
+                ExactPairs::new(matrix, d, params)?.against(own)?,
+            ));
         }
         let params = semantic::Params {
             floor: plan.floor,
@@ -177,26 +187,34 @@ impl<'a> Search<'a> {
             ..semantic::Params::default()
         };
         let fit = KMeans::fit_watched(matrix, d, &plan.kmeans_params(d)?, |_| context.check())?;
-        let dedup = SemanticDedup::with_clusters(matrix, d, fit.centroids, fit.labels, params)?;
+        let dedup = SemanticDedup::with_clusters(matrix, d, fit.centroids, fit.labels, params)?
+            .against(own)?;
         Ok(Search::Semantic(Box::new(dedup), matrix))
     }
 
-    /// Writes clusters, pairs and matches; gives the number of files of pairs.
+    /// Writes clusters, pairs and matches; gives the number of files of pairs, and which rows of earlier sets they name.
     pub(super) fn store(
         &self,
         home: &RunDir,
         dirs: &[&RunDir],
         samples: &Samples,
         plan: &Plan,
+        (copies, matrix, d): (&Copies, &[f32], usize),
         context: Context,
-    ) -> Result<usize> {
+    ) -> Result<(usize, Vec<bool>)> {
         let folder = home.path("duplicates");
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let mut running = context.begin(Stage::Dedup, None);
         let mut pairs = PairFiles::new(home, samples);
         let mut take = |block: &[Pair]| {
             running.advance(block.len() as u64)?;
-            pairs.take(block)
+            match block.iter().any(|pair| copies.has(pair)) {
+                false => pairs.take(block),
+                true => {
+                    let rest = block.iter().filter(|pair| !copies.has(pair));
+                    pairs.take(&rest.copied().collect::<Vec<_>>())
+                }
+            }
         };
         match self {
             Search::Empty => {}
@@ -209,17 +227,27 @@ impl<'a> Search<'a> {
                 write_matches(home, dirs, samples, dedup, plan)?;
             }
         }
-        let files = pairs.finish()?;
+        let same = copies.pairs(matrix, d);
+        running.advance(same.len() as u64)?;
+        pairs.take(&same)?;
+        let found = pairs.finish()?;
         running.finish();
-        Ok(files)
+        Ok(found)
     }
 }
 
 /// Whether every file that a finished search leaves is there.
-pub(super) fn all_there(home: &RunDir, pair_files: usize, parts: usize, mode: Mode) -> bool {
+pub(super) fn all_there(
+    home: &RunDir,
+    pair_files: usize,
+    parts: usize,
+    mode: Mode,
+    against: bool,
+) -> bool {
+    let earlier = !against || home.path(AGAINST).is_file();
     let pairs = (0..pair_files).all(|file| pairs_path(home, file).is_file());
     let clusters = || (0..parts).all(|part| home.part(Table::Clusters, part).is_file());
-    pairs && (mode == Mode::Exact || clusters())
+    pairs && earlier && (mode == Mode::Exact || clusters())
 }
 
 /// Makes `matches.parquet` anew for another order, over the clusters that are there.
@@ -227,21 +255,27 @@ pub(super) fn match_anew(
     home: &RunDir,
     dirs: &[&RunDir],
     samples: &Samples,
+    against: &Against,
     d: usize,
     plan: &Plan,
 ) -> Result<()> {
     if samples.len() == 0 {
         return Ok(());
     }
-    let matrix = Matrix::read(home, dirs, samples, d, plan.held)?;
+    let matrix = Matrix::read(home, dirs, samples, against, d, plan.held)?;
     let centroids = read_centroids(&home.path(CENTROIDS), d)?;
-    let (labels, _) = read_clusters(home, samples)?;
+    let (mut labels, _) = read_clusters(home, samples)?;
+    let own = samples.len();
+    if samples.all() > own {
+        labels.extend(assign(&matrix[own * d..], d, &centroids)?.labels);
+    }
     let params = semantic::Params {
         floor: plan.floor,
         tile: plan.tile,
         ..semantic::Params::default()
     };
-    let dedup = SemanticDedup::with_clusters(&matrix, d, centroids, labels, params)?;
+    let dedup =
+        SemanticDedup::with_clusters(&matrix, d, centroids, labels, params)?.against(own)?;
     write_matches(home, dirs, samples, &dedup, plan)
 }
 
@@ -294,13 +328,40 @@ fn write_matches(
     plan: &Plan,
 ) -> Result<()> {
     let order = order(home, dirs, samples, plan.keep, plan.seed)?;
-    let matches = dedup.matches(&order)?;
+    let earlier = samples.len() as u64..samples.all() as u64;
+    let ranked: Vec<u64> = earlier.chain(order.iter().copied()).collect();
+    let matches = dedup.matches(&ranked)?;
     let rows = order.iter().map(|row| {
         let found = &matches[*row as usize];
         (*row as usize, found.row as usize, found.cosine)
     });
     let path = home.path("duplicates/matches.parquet");
-    write_matched(path, samples, ["id", "max_id", "cosine_sim_score"], rows)
+    let names = ["id", "max_id", "cosine_sim_score", "max_run"];
+    write_matched(path, samples, names, rows, |batch, _| Ok(batch))
+}
+
+/// Keeps what is known of the rows of earlier sets that pairs name, so that decisions are made anew without these sets.
+pub(super) fn store_earlier(
+    home: &RunDir,
+    kind: IdType,
+    against: &Against,
+    used: &[bool],
+) -> Result<()> {
+    let mut rows = Vec::new();
+    against.for_each_sample(|number, run, place, sample| {
+        if used.get(number) == Some(&true) {
+            rows.push((run.to_string(), place, sample));
+        }
+        Ok(())
+    })?;
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(run, place, row)| (run.as_str(), *place, row.clone()))
+        .collect();
+    atomic::write_parquet(
+        home.path(AGAINST),
+        &findings::earlier_to_batch(kind, &rows)?,
+    )
 }
 
 /// Good rows in order of preference.

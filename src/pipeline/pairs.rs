@@ -17,6 +17,8 @@ pub(super) struct PairFiles<'a> {
     samples: &'a Samples,
     held: Vec<Pair>,
     files: usize,
+    /// For each row of an earlier set whether a pair names it.
+    used: Vec<bool>,
 }
 
 impl<'a> PairFiles<'a> {
@@ -26,6 +28,7 @@ impl<'a> PairFiles<'a> {
             samples,
             held: Vec::new(),
             files: 0,
+            used: vec![false; samples.earlier.len()],
         }
     }
 
@@ -39,12 +42,13 @@ impl<'a> PairFiles<'a> {
         Ok(())
     }
 
-    /// Writes what is held, the first file even when it is empty; gives the number of files.
-    pub(super) fn finish(mut self) -> Result<usize> {
+    /// Writes what is held, the first file even when it is empty; gives the number of files, and for each row of an earlier set
+    /// whether a pair names it.
+    pub(super) fn finish(mut self) -> Result<(usize, Vec<bool>)> {
         if self.files == 0 || !self.held.is_empty() {
             self.flush()?;
         }
-        Ok(self.files)
+        Ok((self.files, self.used))
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -53,7 +57,15 @@ impl<'a> PairFiles<'a> {
         let b: Vec<_> = self.held.iter().map(|p| id(p.b)).collect();
         let cosine: Vec<_> = self.held.iter().map(|p| p.cosine).collect();
         let identical: Vec<_> = self.held.iter().map(|p| p.identical).collect();
-        let table = findings::pairs_to_batch(self.samples.id_type, &a, &b, &cosine, &identical)?;
+        let samples = self.samples;
+        let mut table = findings::pairs_to_batch(samples.id_type, &a, &b, &cosine, &identical)?;
+        if samples.is_against() {
+            let runs = self.held.iter().map(|p| samples.run(p.b as usize));
+            table = findings::with_runs(table, "b_run", runs)?;
+            let n = samples.len() as u64;
+            let earlier = self.held.iter().filter_map(|p| p.b.checked_sub(n));
+            earlier.for_each(|row| self.used[row as usize] = true);
+        }
         atomic::write_parquet(pairs_path(self.home, self.files), &table)?;
         self.files += 1;
         self.held.clear();
@@ -76,7 +88,7 @@ pub(super) fn read_pairs(
     files: usize,
     mut each: impl FnMut(&[Pair]) -> Result<()>,
 ) -> Result<()> {
-    let rows = samples.by_id();
+    let (rows, earlier) = (samples.by_id(), samples.earlier.by_id());
     for file in 0..files {
         let path = pairs_path(home, file);
         if !path.is_file() {
@@ -85,19 +97,28 @@ pub(super) fn read_pairs(
             return Err(Error::run(&path, reason));
         }
         let mut block = Vec::new();
-        findings::for_each_pair(&atomic::read_parquet(&path)?, |a, b, cosine, identical| {
-            let row = |id: &str| {
-                let row = rows.get(id).copied();
-                row.ok_or_else(|| format!("names {id}, which is not in the set"))
-            };
-            block.push(Pair {
-                a: row(a)?,
-                b: row(b)?,
-                cosine,
-                identical,
-            });
-            Ok(())
-        })
+        findings::for_each_pair(
+            &atomic::read_parquet(&path)?,
+            |(a, b, run), cosine, identical| {
+                let row = |id: &str, run: Option<&str>| {
+                    let row = match run {
+                        None => rows.get(id).copied(),
+                        Some(run) => {
+                            let earlier = earlier.get(&(run, id)).copied();
+                            earlier.map(|row| row + samples.len() as u64)
+                        }
+                    };
+                    row.ok_or_else(|| format!("names {id}, which is not in the set"))
+                };
+                block.push(Pair {
+                    a: row(a, None)?,
+                    b: row(b, run)?,
+                    cosine,
+                    identical,
+                });
+                Ok(())
+            },
+        )
         .map_err(|reason| Error::run(&path, reason))?;
         each(&block)?;
     }
