@@ -373,6 +373,9 @@ pub(crate) struct DedupFlags {
     /// Bytes of embeddings that are held in memory, beyond which they go to a scratch file; never changes a result
     #[arg(long, hide = true)]
     pub held: Option<u64>,
+    /// Pairs beyond eps that are stored for a row; never changes a decision
+    #[arg(long, hide = true, default_value_t = clipsift::Dedup::default().row_pairs)]
+    pub row_pairs: usize,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -154,6 +154,7 @@ impl DedupFlags {
             against: self.against.clone(),
             tile: self.tile,
             held: self.held,
+            row_pairs: self.row_pairs,
         };
         dedup.check()?;
         Ok(dedup)

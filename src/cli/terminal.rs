@@ -21,6 +21,7 @@ pub(crate) struct Terminal {
 struct State {
     bar: Option<ProgressBar>,
     begun: Option<Instant>,
+    total: Option<u64>,
     printed: Option<Instant>,
 }
 
@@ -55,6 +56,7 @@ impl Terminal {
             Event::Started { stage, total } => {
                 state.begun = Some(Instant::now());
                 state.printed = state.begun;
+                state.total = total;
                 state.bar = self.bars.then(|| bar(stage, total));
             }
             Event::Advanced { stage, done } => match &state.bar {
@@ -62,11 +64,18 @@ impl Terminal {
                 None => {
                     if state.printed.is_some_and(|at| at.elapsed() >= LINE_EVERY) {
                         let seconds = state.begun.map_or(0.0, |at| at.elapsed().as_secs_f64());
+                        let rate = done as f64 / seconds;
+                        let (of, left) = match state.total {
+                            Some(total) if done > 0 => {
+                                let left = total.saturating_sub(done) as f64 / rate;
+                                (format!(" of {total}"), format!(", {} left", span(left)))
+                            }
+                            _ => Default::default(),
+                        };
                         eprintln!(
-                            "{}: {done} {}, {:.1} a second",
+                            "{}: {done}{of} {}, {rate:.1} a second{left}",
                             stage.as_str(),
                             unit(stage),
-                            done as f64 / seconds
                         );
                         state.printed = Some(Instant::now());
                     }
@@ -105,12 +114,23 @@ fn bar(stage: Stage, total: Option<u64>) -> ProgressBar {
     bar
 }
 
+/// Seconds as a person says them.
+fn span(seconds: f64) -> String {
+    match seconds.round() as u64 {
+        s @ 0..=99 => format!("{s} s"),
+        s @ 100..=5999 => format!("{} min", (s + 30) / 60),
+        s => format!("{} h {} min", s / 3600, s % 3600 / 60),
+    }
+}
+
 fn unit(stage: Stage) -> &'static str {
     match stage {
         Stage::Embed | Stage::Decide | Stage::Write => "samples",
         Stage::Import | Stage::Audit => "rows",
         Stage::Score => "scores",
-        Stage::Dedup => "pairs",
+        Stage::Seed => "steps",
+        Stage::KMeans => "rows compared",
+        Stage::Dedup => "pairs compared",
         Stage::Report => "pictures",
     }
 }

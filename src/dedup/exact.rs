@@ -203,6 +203,23 @@ impl<'a> ExactPairs<'a> {
         &self,
         mut visit: impl FnMut(&[Pair]) -> crate::Result<()>,
     ) -> Result<Info, Error> {
+        self.for_each_told(|pairs, _| visit(pairs))
+    }
+
+    /// The pairs of rows that [`ExactPairs::for_each_told`] compares, where all rows differ.
+    pub fn comparisons(&self) -> u64 {
+        let (own, rows) = (self.own as u64, (self.rows.len() / self.d) as u64);
+        triangle(own) + own * (rows - own)
+    }
+
+    /// [`ExactPairs::for_each`], telling `visit` with each block how many pairs of rows were compared for it.
+    ///
+    /// # Errors
+    /// The first error of `visit` ends the walk.
+    pub fn for_each_told(
+        &self,
+        mut visit: impl FnMut(&[Pair], u64) -> crate::Result<()>,
+    ) -> Result<Info, Error> {
         let (threshold, tile) = (1.0 - self.params.floor, self.params.tile);
         let rows = Rows::all(&self.rows, self.d)?;
         let own = rows.first(self.own);
@@ -249,12 +266,17 @@ pub(super) fn check_unit(rows: Rows) -> Result<(), Error> {
     }
 }
 
+/// Pairs among `n` rows.
+pub(super) fn triangle(n: u64) -> u64 {
+    n * n.saturating_sub(1) / 2
+}
+
 /// The pairs of a view whose row numbers ascend, identical rows collapsed, in ascending order of (a, b).
 pub(super) fn visit_pairs(
     rows: Rows,
     threshold: f64,
     tile: usize,
-    mut visit: impl FnMut(&[Pair]) -> crate::Result<()>,
+    mut visit: impl FnMut(&[Pair], u64) -> crate::Result<()>,
 ) -> crate::Result<Info> {
     let first = first_identical(rows);
     // The rows that stand for a class, and (first, twin) for all others, by first.
@@ -294,8 +316,10 @@ pub(super) fn visit_pairs(
             pairs.par_sort_unstable_by_key(Pair::key);
         }
         info.pairs += pairs.len() as u64;
+        let after = |position: usize| (compared.len() - position) as u64;
+        let (first, end) = (after(positions.start), after(positions.end));
         // Without pairs too, so that the visitor can show progress and stop.
-        visit(pairs)
+        visit(pairs, triangle(first) - triangle(end))
     })?;
     Ok(info)
 }
@@ -307,7 +331,7 @@ pub(super) fn visit_against(
     earlier: Rows,
     threshold: f64,
     tile: usize,
-    mut visit: impl FnMut(&[Pair]) -> crate::Result<()>,
+    mut visit: impl FnMut(&[Pair], u64) -> crate::Result<()>,
 ) -> crate::Result<Info> {
     let distinct = |rows: Rows| -> Vec<u64> {
         let first = first_identical(rows);
@@ -326,6 +350,7 @@ pub(super) fn visit_against(
     let same = first_identical_in(left, right);
     let mut pairs: Vec<Pair> = Vec::new();
     neighbours_of(left, right, threshold, tile, |positions, near| {
+        let compared = (positions.len() * right.len()) as u64;
         pairs.clear();
         let pair = |l: usize, r: usize, cosine: f64, identical: bool| Pair {
             a: left.row_at(l),
@@ -344,7 +369,7 @@ pub(super) fn visit_against(
         pairs.extend(near.map(|near| pair(near.left, near.right, near.cosine, false)));
         pairs.par_sort_unstable_by_key(Pair::key);
         info.pairs += pairs.len() as u64;
-        visit(&pairs)
+        visit(&pairs, compared)
     })?;
     Ok(info)
 }

@@ -88,6 +88,14 @@ impl Default for Params {
     }
 }
 
+impl Params {
+    /// Rows that the centroids are fitted to, of `n`.
+    pub(crate) fn fitted_rows(&self, n: usize, clusters: usize) -> usize {
+        let wanted = (n as f64 * self.fit_fraction).round() as usize;
+        wanted.max(clusters).min(n)
+    }
+}
+
 /// How the fit went.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Info {
@@ -188,6 +196,29 @@ pub struct Progress {
     pub shift: f64,
 }
 
+/// What a watcher of [`KMeans::fit_told`] is told, at most about a second of work apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// First centroids are being chosen: a part of that work is done. It may end early.
+    Seeded {
+        /// Done so far.
+        done: u64,
+        /// All of it.
+        of: u64,
+    },
+    /// So many more rows have been compared with all centroids: those that are fitted once an iteration and once at the end, and
+    /// with a fit fraction below 1 all rows once more.
+    Assigned {
+        /// Rows, since it was last told.
+        rows: u64,
+    },
+    /// An iteration is over.
+    Iterated(Progress),
+}
+
+/// A watcher: its error ends the work and is returned.
+pub(super) type Tell<'a> = dyn FnMut(Step) -> crate::Result<()> + 'a;
+
 impl KMeans {
     /// Fits centroids to `rows` `[n, d]` and labels all rows. The metric is Euclidean; rows need be finite, not of unit length.
     ///
@@ -223,11 +254,27 @@ impl KMeans {
         params: &Params,
         mut watch: impl FnMut(&Progress) -> crate::Result<()>,
     ) -> Result<KMeans, Error> {
+        Self::fit_told(rows, d, params, |step| match step {
+            Step::Iterated(progress) => watch(&progress),
+            _ => Ok(()),
+        })
+    }
+
+    /// [`KMeans::fit`], telling `tell` of every step, also inside an iteration; its error ends the fit and is returned.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn fit_told(
+        rows: &[f32],
+        d: usize,
+        params: &Params,
+        mut tell: impl FnMut(Step) -> crate::Result<()>,
+    ) -> Result<KMeans, Error> {
         let n = Rows::all(rows, d)?.len();
         let k = check(rows, d, params)?;
-        let wanted = (n as f64 * params.fit_fraction).round() as usize;
-        let sample: Cow<[f32]> = if wanted < n {
-            let mut picked = choose(n, wanted.max(k), &mut random(params.seed, 0));
+        let fitted = params.fitted_rows(n, k);
+        let sample: Cow<[f32]> = if fitted < n {
+            let mut picked = choose(n, fitted, &mut random(params.seed, 0));
             picked.sort_unstable();
             Cow::Owned(gather(rows, d, &picked))
         } else {
@@ -239,7 +286,7 @@ impl KMeans {
         };
         let mut best: Option<(KMeans, Assignment)> = None;
         for restart in 0..restarts {
-            let fit = fit_once(&sample, d, k, params, restart, &mut watch)?;
+            let fit = fit_once(&sample, d, k, params, restart, &mut tell)?;
             if best
                 .as_ref()
                 .is_none_or(|(b, _)| fit.0.info.inertia < b.info.inertia)
@@ -250,7 +297,7 @@ impl KMeans {
         let (mut fit, assignment) = best.expect("restarts were checked to be at least 1");
         fit.labels = match sample {
             Cow::Borrowed(_) => assignment.labels,
-            Cow::Owned(_) => assign(rows, d, &fit.centroids)?.labels,
+            Cow::Owned(_) => assign_told(rows, d, &fit.centroids, &mut tell)?.labels,
         };
         Ok(fit)
     }
@@ -410,15 +457,15 @@ fn fit_once(
     k: usize,
     params: &Params,
     restart: usize,
-    watch: &mut impl FnMut(&Progress) -> crate::Result<()>,
+    tell: &mut Tell,
 ) -> Result<(KMeans, Assignment), Error> {
     let mut rng = random(params.seed, 1 + restart as u64);
     let n = rows.len() / d;
     let mut centroids = match &params.init {
         Init::Given(centroids) => centroids.clone(),
         Init::Random => gather(rows, d, &choose(n, k, &mut rng)),
-        Init::KMeansPlusPlus => gather(rows, d, &plus_plus(rows, d, None, k, &mut rng)),
-        Init::KMeansParallel => parallel(rows, d, k, &mut rng)?,
+        Init::KMeansPlusPlus => gather(rows, d, &plus_plus(rows, d, None, k, &mut rng, tell)?),
+        Init::KMeansParallel => parallel(rows, d, k, &mut rng, tell)?,
     };
     let mut info = Info {
         restart,
@@ -426,7 +473,7 @@ fn fit_once(
         ..Info::default()
     };
     while info.iterations < params.max_iterations && !info.converged {
-        let mut assignment = assign(rows, d, &centroids)?;
+        let mut assignment = assign_told(rows, d, &centroids, tell)?;
         let inertia = assignment.inertia();
         mend(rows, d, &mut assignment, k);
         let (next, shift) = update(rows, d, &assignment.labels, &centroids)?;
@@ -435,14 +482,14 @@ fn fit_once(
         info.inertias.push(inertia);
         info.shifts.push(shift);
         info.converged = shift < params.tolerance || shift == 0.0;
-        watch(&Progress {
+        tell(Step::Iterated(Progress {
             restart,
             iteration: info.iterations,
             inertia,
             shift,
-        })?;
+        }))?;
     }
-    let assignment = assign(rows, d, &centroids)?;
+    let assignment = assign_told(rows, d, &centroids, tell)?;
     info.inertia = assignment.inertia();
     let fit = KMeans {
         d,
@@ -451,6 +498,36 @@ fn fit_once(
         info,
     };
     Ok((fit, assignment))
+}
+
+/// [`assign`] in slabs of rows, telling of each; the same bytes.
+fn assign_told(
+    rows: &[f32],
+    d: usize,
+    centroids: &[f32],
+    tell: &mut Tell,
+) -> crate::Result<Assignment> {
+    let slab = slab_of(centroids.len());
+    let mut whole: Option<Assignment> = None;
+    for rows in rows.chunks(slab * d) {
+        let part = assign(rows, d, centroids)?;
+        match &mut whole {
+            None => whole = Some(part),
+            Some(whole) => {
+                whole.labels.extend(part.labels);
+                whole.squared_distances.extend(part.squared_distances);
+            }
+        }
+        tell(Step::Assigned {
+            rows: (rows.len() / d) as u64,
+        })?;
+    }
+    whole.map_or_else(|| assign(rows, d, centroids), Ok)
+}
+
+/// Rows that are compared with `values` values of centroids between two looks at the watcher: some 2^36 operations.
+pub(super) fn slab_of(values: usize) -> usize {
+    ((1 << 35) / values.max(1)).next_multiple_of(4096).max(4096)
 }
 
 /// The means of the rows of each label, and the summed squared distance to where the centroids were. An empty cluster's

@@ -3,6 +3,7 @@
 //! Sums run in fixed blocks of rows and each draw comes from one ChaCha stream, so the same seed chooses the same rows for any
 //! number of threads.
 
+use super::kmeans::{Step, Tell, slab_of};
 use crate::ops::assign::assign;
 use crate::ops::dot;
 use rand_chacha::ChaCha8Rng;
@@ -19,7 +20,8 @@ pub(super) fn plus_plus(
     weights: Option<&[f64]>,
     k: usize,
     rng: &mut ChaCha8Rng,
-) -> Vec<usize> {
+    tell: &mut Tell,
+) -> crate::Result<Vec<usize>> {
     let n = rows.len() / d;
     let weight = |row: usize| weights.map_or(1.0, |w| w[row]);
     // Nothing is chosen yet: every row is as far as any other, and only its weight counts.
@@ -53,13 +55,17 @@ pub(super) fn plus_plus(
                 sum
             })
             .collect_into_vec(&mut sums);
+        tell(Step::Seeded {
+            done: chosen.len() as u64,
+            of: k as u64,
+        })?;
     }
     // Fewer different rows than clusters: the rest are copies of chosen ones, in order.
     let mut is_chosen = vec![false; n];
     chosen.iter().for_each(|&row| is_chosen[row] = true);
     let rest = (0..n).filter(|&row| !is_chosen[row]).take(k - chosen.len());
     chosen.extend(rest);
-    chosen
+    Ok(chosen)
 }
 
 /// A row drawn with probability proportional to distance times weight; `sums` are these by blocks. None when all are 0.
@@ -102,6 +108,7 @@ pub(super) fn parallel(
     d: usize,
     k: usize,
     rng: &mut ChaCha8Rng,
+    tell: &mut Tell,
 ) -> crate::Result<Vec<f32>> {
     /// Passes, and rows expected of each as a multiple of k.
     const ROUNDS: usize = 5;
@@ -111,15 +118,27 @@ pub(super) fn parallel(
     let mut nearest = vec![0; n];
     let mut distances = vec![f64::INFINITY; n];
     let mut first_new = 0;
+    // The choice among the candidates counts as one more pass.
+    let (mut compared, all) = (0, n as u64 * (ROUNDS as u64 + 2));
     for round in 0..=ROUNDS {
-        let assignment = assign(rows, d, &gather(rows, d, &candidates[first_new..]))?;
-        let new = assignment.labels.iter().zip(&assignment.squared_distances);
-        for ((nearest, distance), (&label, &to_new)) in
-            nearest.iter_mut().zip(&mut distances).zip(new)
-        {
-            if to_new < *distance {
-                (*nearest, *distance) = (first_new + label as usize, to_new);
+        let newest = gather(rows, d, &candidates[first_new..]);
+        let slab = slab_of(newest.len());
+        let known = nearest.chunks_mut(slab).zip(distances.chunks_mut(slab));
+        for (rows, (nearest, distances)) in rows.chunks(slab * d).zip(known) {
+            let assignment = assign(rows, d, &newest)?;
+            let new = assignment.labels.iter().zip(&assignment.squared_distances);
+            for ((nearest, distance), (&label, &to_new)) in
+                nearest.iter_mut().zip(&mut *distances).zip(new)
+            {
+                if to_new < *distance {
+                    (*nearest, *distance) = (first_new + label as usize, to_new);
+                }
             }
+            compared += distances.len() as u64;
+            tell(Step::Seeded {
+                done: compared,
+                of: all,
+            })?;
         }
         let cost: f64 = distances
             .chunks(BLOCK)
@@ -151,7 +170,14 @@ pub(super) fn parallel(
         weights.resize(k, 0.0);
     }
     let among = gather(rows, d, &candidates);
-    let chosen = plus_plus(&among, d, Some(&weights), k, rng);
+    let last_pass = |step| match step {
+        Step::Seeded { done, of } => tell(Step::Seeded {
+            done: all - n as u64 + n as u64 * done / of,
+            of: all,
+        }),
+        step => tell(step),
+    };
+    let chosen = plus_plus(&among, d, Some(&weights), k, rng, &mut { last_pass })?;
     Ok(gather(&among, d, &chosen))
 }
 
@@ -208,7 +234,8 @@ mod tests {
         let rows = [0.0, 1.0, -3.0];
         let (mut from_first, mut third) = (0, 0);
         for seed in 0..4000 {
-            let chosen = plus_plus(&rows, 1, None, 2, &mut random(seed, 1));
+            let chosen =
+                plus_plus(&rows, 1, None, 2, &mut random(seed, 1), &mut |_| Ok(())).unwrap();
             if chosen[0] == 0 {
                 from_first += 1;
                 third += usize::from(chosen[1] == 2);

@@ -30,7 +30,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use super::exact::{check_unit, visit_against, visit_pairs};
+use super::exact::{check_unit, triangle, visit_against, visit_pairs};
 use super::kmeans::{self, KMeans, check_labels};
 use super::tensor::rows_of;
 use crate::ops::accumulate::Groups;
@@ -222,6 +222,27 @@ impl<'a> SemanticDedup<'a> {
         &self,
         mut visit: impl FnMut(&[Pair]) -> crate::Result<()>,
     ) -> Result<Info, Error> {
+        self.for_each_told(|pairs, _| visit(pairs))
+    }
+
+    /// Pairs of rows inside clusters: the comparisons that [`SemanticDedup::for_each_told`] tells of, where all rows differ.
+    pub fn comparisons(&self) -> u64 {
+        let of = |cluster| {
+            let all = self.groups.rows_of(cluster);
+            let own = all.partition_point(|&row| row < self.own as u64);
+            triangle(own as u64) + (own * (all.len() - own)) as u64
+        };
+        (0..self.groups.len()).map(of).sum()
+    }
+
+    /// [`SemanticDedup::for_each`], telling `visit` with each block how many pairs of rows were compared for it.
+    ///
+    /// # Errors
+    /// The first error of `visit` ends the walk.
+    pub fn for_each_told(
+        &self,
+        mut visit: impl FnMut(&[Pair], u64) -> crate::Result<()>,
+    ) -> Result<Info, Error> {
         let rows = self.view()?;
         let mut info = Info::default();
         let mut start = 0;
@@ -230,7 +251,7 @@ impl<'a> SemanticDedup<'a> {
             let (mut end, mut possible) = (start, 0);
             while end < self.groups.len() {
                 let m = self.groups.rows_of(end).len() as u64;
-                possible += m * m.saturating_sub(1) / 2;
+                possible += triangle(m);
                 if end > start && possible > PAIRS_HELD {
                     break;
                 }
@@ -243,18 +264,18 @@ impl<'a> SemanticDedup<'a> {
                     .into_par_iter()
                     .map(|cluster| {
                         let mut pairs = Vec::new();
-                        let info = self.visit_cluster(rows, cluster, |block| {
+                        let mut compared = 0;
+                        let info = self.visit_cluster(rows, cluster, |block, more| {
                             pairs.extend_from_slice(block);
+                            compared += more;
                             Ok(())
                         })?;
-                        Ok((pairs, info))
+                        Ok((pairs, compared, info))
                     })
                     .collect::<crate::Result<_>>()?;
-                for (pairs, found) in found {
+                for (pairs, compared, found) in found {
                     info.add(found);
-                    if !pairs.is_empty() {
-                        visit(&pairs)?;
-                    }
+                    visit(&pairs, compared)?;
                 }
             }
             start = end;
@@ -267,7 +288,7 @@ impl<'a> SemanticDedup<'a> {
         &self,
         rows: Rows,
         cluster: usize,
-        mut visit: impl FnMut(&[Pair]) -> crate::Result<()>,
+        mut visit: impl FnMut(&[Pair], u64) -> crate::Result<()>,
     ) -> crate::Result<super::exact::Info> {
         let (threshold, tile) = (1.0 - self.params.floor, self.params.tile);
         let all = self.groups.rows_of(cluster);

@@ -37,9 +37,9 @@ fn sums(dirs: &[&RunDir], samples: &Samples) -> Result<Vec<Sum>> {
 /// Rows whose files are the same but whose embeddings are not.
 #[derive(Default)]
 pub(super) struct Copies {
-    /// (a row, the first row of the set with its bytes), in order.
-    pairs: Vec<(u64, u64)>,
-    /// The same by row; the first stands for itself.
+    /// The first row of a set with its bytes, and another one, in order.
+    pub(super) pairs: Vec<Pair>,
+    /// For each of these rows the first; the first stands for itself.
     first: HashMap<u64, u64>,
 }
 
@@ -76,13 +76,18 @@ impl Copies {
             let others = alike[..alike.len().min(own + 1)].iter().skip(1);
             for &(_, row) in others.filter(|_| own > 0) {
                 if !same_bits(values(row), values(first)) {
-                    copies.pairs.push((first, row));
+                    copies.pairs.push(Pair {
+                        a: first,
+                        b: row,
+                        cosine: dot::cosine(values(first), values(row)),
+                        identical: true,
+                    });
                     copies.first.insert(row, first);
                     copies.first.insert(first, first);
                 }
             }
         }
-        copies.pairs.sort_unstable();
+        copies.pairs.sort_unstable_by_key(Pair::key);
         Ok(copies)
     }
 
@@ -90,18 +95,6 @@ impl Copies {
     pub(super) fn has(&self, pair: &Pair) -> bool {
         let first = |row| self.first.get(&row);
         !self.first.is_empty() && first(pair.a).is_some() && first(pair.a) == first(pair.b)
-    }
-
-    /// The pairs that relate them.
-    pub(super) fn pairs(&self, matrix: &[f32], d: usize) -> Vec<Pair> {
-        let values = |row: u64| &matrix[row as usize * d..(row as usize + 1) * d];
-        let pair = |&(a, b): &(u64, u64)| Pair {
-            a,
-            b,
-            cosine: dot::cosine(values(a), values(b)),
-            identical: true,
-        };
-        self.pairs.iter().map(pair).collect()
     }
 }
 

@@ -96,12 +96,14 @@ impl Run {
         }
         let mut plan = Plan {
             mode: dedup.mode,
+            eps,
             floor,
             clusters: &dedup.clusters,
             keep: &keep,
             seed: dedup.seed,
             tile: dedup.tile,
             held: dedup.held,
+            row_pairs: dedup.row_pairs,
         };
         let mode = plan.settle(samples.len(), against.len(), d, context);
         if let Some(stored) = &self.file.dedup
@@ -118,10 +120,10 @@ impl Run {
         let parts = samples.part_sizes.len();
         let stored = self.file.dedup.clone().filter(|_| {
             let files = self.file.pair_files;
-            files.is_some_and(|files| {
-                let against = !request.against.is_empty();
-                duplicates::all_there(&self.home, files, parts, mode, against)
-            })
+            let complete = self.file.complete_to.is_none_or(|complete| eps <= complete);
+            let against = !request.against.is_empty();
+            let there = |files| duplicates::all_there(&self.home, files, parts, mode, against);
+            complete && files.is_some_and(there)
         });
         if stored.as_ref() != Some(&request) {
             let begun = Instant::now();
@@ -130,7 +132,10 @@ impl Run {
                     let dirs = self.dirs();
                     duplicates::match_anew(&self.home, &dirs, &samples, &against, d, &plan)?;
                 }
-                _ => self.find_duplicates(&samples, &against, d, mode, &plan, context)?,
+                _ => {
+                    let sets = (&samples, &against);
+                    self.find_duplicates(sets, d, mode, &plan, &request, context)?;
+                }
             }
             self.took(Stage::Dedup, begun.elapsed().as_secs_f64());
         }
@@ -149,33 +154,58 @@ impl Run {
     /// Finds clusters and pairs; what was there stays until all that can be wrong with the request is known.
     fn find_duplicates(
         &mut self,
-        samples: &Samples,
-        against: &Against,
+        (samples, against): (&Samples, &Against),
         d: usize,
         mode: Mode,
         plan: &Plan,
+        request: &DedupRequest,
         context: Context,
     ) -> Result<()> {
         let matrix = Matrix::read(&self.home, &self.dirs(), samples, against, d, plan.held)?;
-        let search = duplicates::Search::begin(&matrix, samples.len(), d, mode, plan, context)?;
-        self.forget_duplicates()?;
+        let known = self.file.clusters.as_ref();
+        let known = known.filter(|known| known.against == request.against);
+        let stored = match (&request.clusters, known) {
+            (Some(wanted), Some(known)) if *wanted == known.request => {
+                duplicates::stored_clusters(&self.home, samples, &matrix, d)
+            }
+            _ => None,
+        };
+        let keep_clusters = stored.is_some();
+        let rows = (&matrix[..], samples.len(), d);
+        let search = duplicates::Search::begin(rows, mode, plan, stored, context)?;
         let copies = Copies::find(&self.dirs(), samples, against, &matrix, d)?;
-        let copies = (&copies, &matrix[..], d);
-        let (files, used) =
-            search.store(&self.home, &self.dirs(), samples, plan, copies, context)?;
+        if keep_clusters {
+            self.forget_pairs()?;
+        } else {
+            self.forget_duplicates()?;
+            self.file.clusters = search.store_clusters(&self.home, samples, request)?;
+            // A search that is cut off goes on from them.
+            self.save()?;
+        }
+        let (written, used) =
+            search.store(&self.home, &self.dirs(), samples, plan, &copies, context)?;
         if samples.is_against() {
             duplicates::store_earlier(&self.home, samples.id_type, against, &used)?;
         }
-        self.file.pair_files = Some(files);
+        self.file.pair_files = Some(written.files);
+        self.file.complete_to = written.complete_to;
         Ok(())
+    }
+
+    /// Clears `duplicates/`, after `run.json` has ceased to claim that pairs are there.
+    fn forget_pairs(&mut self) -> Result<()> {
+        self.file.dedup = None;
+        self.file.pair_files = None;
+        self.file.complete_to = None;
+        self.file.audit = None;
+        self.save()?;
+        self.home.clear_pairs()
     }
 
     /// Clears `clusters/` and `duplicates/`, after `run.json` has ceased to claim that they are there.
     fn forget_duplicates(&mut self) -> Result<()> {
-        self.file.dedup = None;
-        self.file.pair_files = None;
-        self.file.audit = None;
-        self.save()?;
+        self.file.clusters = None;
+        self.forget_pairs()?;
         self.home.clear_duplicates()
     }
 

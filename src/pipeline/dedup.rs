@@ -34,6 +34,9 @@ pub struct Dedup {
     /// the run directory and mapped. None: 512 MiB or a quarter of the memory that is free, whichever is less. Never changes
     /// the result.
     pub held: Option<u64>,
+    /// Pairs beyond eps that are stored for a row, the nearest, where it has more of them with later rows. Never changes a
+    /// decision: an eps for which pairs are missing compares again.
+    pub row_pairs: usize,
 }
 
 impl Default for Dedup {
@@ -50,6 +53,7 @@ impl Default for Dedup {
             against: Vec::new(),
             tile: crate::ops::tile::TILE,
             held: None,
+            row_pairs: super::pairs::ROW_PAIRS,
         }
     }
 }

@@ -6,9 +6,10 @@ use super::clusters::{Clusters, InitKind};
 use super::copies::Copies;
 use super::decisions::write_matched;
 use super::matrix::Matrix;
-use super::pairs::{PairFiles, pairs_path};
+use super::pairs::{PairFiles, Written, pairs_path};
 use super::progress::{Context, Stage};
 use super::set::{Samples, read_clusters, read_scores, sample_rows};
+use super::watch::KMeansWatch;
 use crate::atomic;
 use crate::dedup::decide::{Keep, RankKeys, id_hash, rank};
 use crate::dedup::exact::{self, ExactPairs};
@@ -19,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::ops::assign::assign;
 use crate::ops::tile::Pair;
 use crate::store::ids::IdType;
-use crate::store::run_file::{ClusterRequest, DedupRequest};
+use crate::store::run_file::{ClusterRequest, Clustering, DedupRequest};
 use crate::store::tables::SampleRow;
 use crate::store::{RunDir, Table, findings};
 use rayon::prelude::*;
@@ -46,6 +47,8 @@ pub enum Mode {
 /// What fixes clusters and pairs.
 pub(super) struct Plan<'a> {
     pub mode: Mode,
+    /// Pairs within it are all stored.
+    pub eps: f64,
     pub floor: f64,
     pub clusters: &'a Clusters,
     pub keep: &'a Keep,
@@ -54,6 +57,8 @@ pub(super) struct Plan<'a> {
     pub tile: usize,
     /// Bytes of embeddings that are held in memory; none for the rule of [`Matrix::read`].
     pub held: Option<u64>,
+    /// Pairs beyond eps that a row keeps.
+    pub row_pairs: usize,
 }
 
 impl Plan<'_> {
@@ -149,18 +154,22 @@ pub(super) enum Search<'a> {
     /// No row at all.
     Empty,
     Exact(ExactPairs<'a>),
-    Semantic(Box<SemanticDedup<'a>>, &'a [f32]),
+    Semantic {
+        dedup: Box<SemanticDedup<'a>>,
+        matrix: &'a [f32],
+        /// How the fit went; none where its clusters are stored already.
+        fit: Option<kmeans::Info>,
+    },
 }
 
 impl<'a> Search<'a> {
     /// Checks the request against the rows `[n, d]`, of which those from `own` on are of earlier sets, and makes clusters where
-    /// it is for them.
+    /// it is for them, or takes `stored` ones: centroids and labels.
     pub(super) fn begin(
-        matrix: &'a [f32],
-        own: usize,
-        d: usize,
+        (matrix, own, d): (&'a [f32], usize, usize),
         mode: Mode,
         plan: &Plan,
+        stored: Option<(Vec<f32>, Vec<u32>)>,
         context: Context,
     ) -> Result<Search<'a>> {
         if own == 0 {
@@ -186,28 +195,81 @@ impl<'a> Search<'a> {
             tile: plan.tile,
             ..semantic::Params::default()
         };
-        let fit = KMeans::fit_watched(matrix, d, &plan.kmeans_params(d)?, |_| context.check())?;
-        let dedup = SemanticDedup::with_clusters(matrix, d, fit.centroids, fit.labels, params)?
-            .against(own)?;
-        Ok(Search::Semantic(Box::new(dedup), matrix))
+        let (centroids, labels, fit) = match stored {
+            Some((centroids, labels)) => {
+                context.note("dedup: the clusters are there already; pairs are looked for in them");
+                (centroids, labels, None)
+            }
+            None => {
+                let params = plan.kmeans_params(d)?;
+                let n = matrix.len() / d;
+                let mut watch = KMeansWatch::new(context, &params, n);
+                let fit = KMeans::fit_told(matrix, d, &params, |step| watch.tell(step))?;
+                watch.finish();
+                (fit.centroids, fit.labels, Some(fit.info))
+            }
+        };
+        let dedup =
+            SemanticDedup::with_clusters(matrix, d, centroids, labels, params)?.against(own)?;
+        Ok(Search::Semantic {
+            dedup: Box::new(dedup),
+            matrix,
+            fit,
+        })
     }
 
-    /// Writes clusters, pairs and matches; gives the number of files of pairs, and which rows of earlier sets they name.
+    /// Writes clusters that are not stored yet; gives how their fit went.
+    pub(super) fn store_clusters(
+        &self,
+        home: &RunDir,
+        samples: &Samples,
+        request: &DedupRequest,
+    ) -> Result<Option<Clustering>> {
+        let (
+            Search::Semantic {
+                dedup,
+                matrix,
+                fit: Some(fit),
+            },
+            Some(clusters),
+        ) = (self, &request.clusters)
+        else {
+            return Ok(None);
+        };
+        write_clusters(home, samples, matrix, dedup)?;
+        Ok(Some(Clustering {
+            request: clusters.clone(),
+            against: request.against.clone(),
+            fitted_rows: fit.fitted_rows,
+            inertias: fit.inertias.iter().copied().map(ten_digits).collect(),
+            shifts: fit.shifts.iter().copied().map(ten_digits).collect(),
+            inertia: ten_digits(fit.inertia),
+            converged: fit.converged,
+        }))
+    }
+
+    /// Writes pairs and matches; tells which rows of earlier sets the pairs name.
     pub(super) fn store(
         &self,
         home: &RunDir,
         dirs: &[&RunDir],
         samples: &Samples,
         plan: &Plan,
-        (copies, matrix, d): (&Copies, &[f32], usize),
+        copies: &Copies,
         context: Context,
-    ) -> Result<(usize, Vec<bool>)> {
+    ) -> Result<(Written, Vec<bool>)> {
         let folder = home.path("duplicates");
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-        let mut running = context.begin(Stage::Dedup, None);
-        let mut pairs = PairFiles::new(home, samples);
-        let mut take = |block: &[Pair]| {
-            running.advance(block.len() as u64)?;
+        let comparisons = match self {
+            Search::Empty => 0,
+            Search::Exact(exact) => exact.comparisons(),
+            // Once for the pairs, once for the matches.
+            Search::Semantic { dedup, .. } => 2 * dedup.comparisons(),
+        };
+        let mut running = context.begin(Stage::Dedup, Some(comparisons));
+        let mut pairs = PairFiles::new(home, samples, plan.eps, plan.row_pairs);
+        let mut take = |block: &[Pair], compared: u64| {
+            running.advance(compared)?;
             match block.iter().any(|pair| copies.has(pair)) {
                 false => pairs.take(block),
                 true => {
@@ -219,21 +281,51 @@ impl<'a> Search<'a> {
         match self {
             Search::Empty => {}
             Search::Exact(exact) => {
-                exact.for_each(&mut take)?;
+                exact.for_each_told(&mut take)?;
             }
-            Search::Semantic(dedup, matrix) => {
-                write_clusters(home, samples, matrix, dedup)?;
-                dedup.for_each(&mut take)?;
+            Search::Semantic { dedup, .. } => {
+                dedup.for_each_told(&mut take)?;
                 write_matches(home, dirs, samples, dedup, plan)?;
+                running.advance(dedup.comparisons())?;
             }
         }
-        let same = copies.pairs(matrix, d);
-        running.advance(same.len() as u64)?;
-        pairs.take(&same)?;
-        let found = pairs.finish()?;
+        pairs.take(&copies.pairs)?;
+        let (written, used) = pairs.finish()?;
         running.finish();
-        Ok(found)
+        context.note(&format!("dedup: {} pairs", written.pairs));
+        if let Some(complete) = written.complete_to {
+            context.note(&format!(
+                "dedup: rows with more than {} pairs keep the nearest beyond eps {}; for an eps up to {complete} all are there, a \
+                 greater one compares again",
+                plan.row_pairs, plan.eps
+            ));
+        }
+        Ok((written, used))
     }
+}
+
+/// A number that text holds exactly, so that it is the same when it is read again.
+fn ten_digits(x: f64) -> f64 {
+    format!("{x:.9e}").parse().unwrap_or(x)
+}
+
+/// The stored clusters, centroids and labels of the rows `[n + m, d]`; none where they are not whole.
+pub(super) fn stored_clusters(
+    home: &RunDir,
+    samples: &Samples,
+    matrix: &[f32],
+    d: usize,
+) -> Option<(Vec<f32>, Vec<u32>)> {
+    let centroids = read_centroids(&home.path(CENTROIDS), d).ok()?;
+    let (mut labels, _) = read_clusters(home, samples).ok()?;
+    let k = centroids.len() / d;
+    let whole = labels.len() == samples.len() && labels.iter().all(|label| (*label as usize) < k);
+    if whole && samples.all() > samples.len() {
+        // Tables of clusters are of the run's own rows.
+        let earlier = assign(&matrix[samples.len() * d..], d, &centroids).ok()?;
+        labels.extend(earlier.labels);
+    }
+    whole.then_some((centroids, labels))
 }
 
 /// Whether every file that a finished search leaves is there.

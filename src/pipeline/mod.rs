@@ -24,6 +24,7 @@ mod run;
 mod set;
 mod sweep;
 mod union;
+mod watch;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;

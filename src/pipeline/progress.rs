@@ -14,7 +14,11 @@ pub enum Stage {
     Import,
     /// A head over stored embeddings; counted in rows.
     Score,
-    /// Clusters and pairs; counted in pairs found.
+    /// Choosing the first centroids of k-means; counted in steps, which may end early.
+    Seed,
+    /// Fitting centroids and labelling rows; counted in rows compared with all centroids, which end early where the fit converges.
+    KMeans,
+    /// Pairs; counted in pairs of rows compared, which are fewer where rows are identical.
     Dedup,
     /// Rows against all rows, for what clusters lost; counted in rows.
     Audit,
@@ -33,6 +37,8 @@ impl Stage {
             Stage::Embed => "embed",
             Stage::Import => "import",
             Stage::Score => "score",
+            Stage::Seed => "seed",
+            Stage::KMeans => "k-means",
             Stage::Dedup => "dedup",
             Stage::Audit => "audit",
             Stage::Decide => "decide",
@@ -146,6 +152,11 @@ impl Running<'_> {
             done: self.done,
         });
         self.context.check()
+    }
+
+    /// Which stage it is.
+    pub(super) fn stage(&self) -> Stage {
+        self.stage
     }
 
     /// The stage is over; gives the seconds it took.

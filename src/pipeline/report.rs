@@ -79,6 +79,11 @@ impl Run {
                 .map(|(at, made)| (at + rows.len(), made));
             thumbnails.extend(pictures);
         }
+        if let Some(complete) = self.file.complete_to {
+            notes.push(format!(
+                "Some rows have too many pairs for all to be stored: beyond an eps of {complete} the histogram counts only the nearest of them."
+            ));
+        }
         let page = page::page(&facts, &shown, &thumbnails, &notes);
         drop(facts);
         let path = self.home.path(REPORT);
@@ -102,7 +107,7 @@ impl Run {
         if let (Some(dedup), Some(decide)) = (&self.file.dedup, &self.file.decide)
             && let Some(pair_files) = self.file.pair_files.filter(|_| decide.eps.is_some())
         {
-            let mut found = Pairs::new(dedup.floor);
+            let mut found = Pairs::new(dedup.floor, self.file.complete_to);
             pairs::read_pairs(&self.home, samples, pair_files, |block| {
                 found.add(block);
                 Ok(())

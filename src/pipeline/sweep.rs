@@ -38,6 +38,12 @@ impl Run {
                 found.floor
             )));
         }
+        let complete = self.file.complete_to.unwrap_or(f64::INFINITY);
+        if let Some(eps) = eps.iter().find(|eps| **eps > complete) {
+            return Err(Error::usage(format!(
+                "--sweep {eps}: some rows of {root} have so many pairs that all are stored for an eps up to {complete} only; clipsift dedup {root} --eps {eps} compares again"
+            )));
+        }
         let damaged = |reason: String| Error::run(self.root(), reason);
         let keep: Keep = decide.keep.parse().map_err(damaged)?;
         let removal: Removal = decide.removal.parse().map_err(damaged)?;

@@ -22,14 +22,16 @@ pub(crate) struct Pairs {
     pub total: u64,
     /// How many of them lie in each of [`BINS`] equal bins of cosine between 1 - floor and 1.
     pub histogram: Vec<u64>,
-    /// The greatest cosine of a pair that was left out.
+    /// The greatest eps that all pairs are stored for.
+    stored_to: f64,
+    /// The greatest cosine of a pair that was left out here.
     left_out: f64,
     capacity: usize,
 }
 
 impl Pairs {
-    /// None yet.
-    pub(crate) fn new(floor: f64) -> Pairs {
+    /// None yet. The stored ones are all there for an eps up to `complete_to`, or down to the floor.
+    pub(crate) fn new(floor: f64, complete_to: Option<f64>) -> Pairs {
         Pairs {
             floor,
             identical: Vec::new(),
@@ -37,6 +39,7 @@ impl Pairs {
             identical_total: 0,
             total: 0,
             histogram: vec![0; BINS],
+            stored_to: complete_to.unwrap_or(floor),
             left_out: f64::NEG_INFINITY,
             capacity: PAIRS,
         }
@@ -79,7 +82,9 @@ impl Pairs {
         self.cut();
         // Pairs as far apart as one that was left out would make an incomplete list of that cosine.
         let left_out = self.left_out;
-        self.near.retain(|pair| pair.cosine > left_out);
+        let stored = 1.0 - self.stored_to;
+        self.near
+            .retain(|pair| pair.cosine > left_out && pair.cosine >= stored);
         self.near.sort_unstable_by(|a, b| {
             b.cosine
                 .total_cmp(&a.cosine)
@@ -97,11 +102,11 @@ impl Pairs {
             return None;
         }
         if self.left_out == f64::NEG_INFINITY {
-            return Some(self.floor);
+            return Some(self.stored_to);
         }
         // Rounded down to what a person would type.
         let eps = ((1.0 - self.left_out) * 1e5 - 1.0).floor() / 1e5;
-        (eps >= 0.0 && 1.0 - eps > self.left_out).then_some(eps)
+        (eps >= 0.0 && 1.0 - eps > self.left_out).then_some(eps.min(self.stored_to))
     }
 }
 
@@ -123,7 +128,7 @@ mod tests {
         let all: Vec<Pair> = (1..=100)
             .map(|i| pair(i, 1.0 - i as f64 / 1000.0))
             .collect();
-        let mut pairs = Pairs::new(0.1);
+        let mut pairs = Pairs::new(0.1, None);
         pairs.capacity = 10;
         all.rchunks(7).for_each(|block| pairs.add(block));
         pairs.finish();
@@ -140,8 +145,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_all_stored_is_not_taken_for_complete() {
+        let mut pairs = Pairs::new(0.1, Some(0.03));
+        pairs.add(&[pair(1, 0.98), pair(2, 0.95)]);
+        pairs.finish();
+        assert_eq!(
+            (pairs.complete_to(), pairs.near.len(), pairs.total),
+            (Some(0.03), 1, 2)
+        );
+    }
+
+    #[test]
     fn ties_at_the_cut_and_too_many_copies_are_not_taken_for_complete() {
-        let mut pairs = Pairs::new(0.1);
+        let mut pairs = Pairs::new(0.1, None);
         pairs.capacity = 10;
         pairs.add(&[pair(1, 0.99)]);
         pairs.add(&vec![pair(2, 0.95); 50]);

@@ -182,6 +182,14 @@ impl RunDir {
     /// [`Error::Io`]
     pub fn clear_duplicates(&self) -> Result<()> {
         remove_ours(&self.folder(Table::Clusters))?;
+        self.clear_pairs()
+    }
+
+    /// Removes pairs, and what follows from them.
+    ///
+    /// # Errors
+    /// [`Error::Io`]
+    pub fn clear_pairs(&self) -> Result<()> {
         remove_ours(&self.path("duplicates"))
     }
 

@@ -29,6 +29,12 @@ pub struct RunFile {
     pub dedup: Option<DedupRequest>,
     /// The number of files `duplicates/pairs-*.parquet` that they stand in.
     pub pair_files: Option<usize>,
+    /// The greatest eps that all pairs are there for; none: down to the floor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete_to: Option<f64>,
+    /// The clusters that are stored, once they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clusters: Option<Clustering>,
     /// What clustering lost, where that was asked for: of the clusters and pairs that are stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditResult>,
@@ -221,6 +227,26 @@ impl DedupRequest {
             ..self.clone()
         } == *other
     }
+}
+
+/// The clusters in `clusters/`, and how the fit went.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Clustering {
+    /// What fixes them.
+    pub request: ClusterRequest,
+    /// Earlier sets whose rows they were fitted to as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub against: Vec<AgainstRequest>,
+    /// Rows that the centroids were fitted to.
+    pub fitted_rows: usize,
+    /// For each iteration the inertia at the centroids that it began with, to ten digits.
+    pub inertias: Vec<f64>,
+    /// For each iteration the squared distance that the centroids moved, summed over them.
+    pub shifts: Vec<f64>,
+    /// The inertia of the fitted rows at the centroids that are stored.
+    pub inertia: f64,
+    /// Whether the last shift fell under the tolerance.
+    pub converged: bool,
 }
 
 /// What fixes clusters.

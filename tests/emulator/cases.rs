@@ -1,14 +1,20 @@
 //! Which kernel ran at which size and dtype: counted, and told on standard error when a family of tests is done.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Mutex;
 use std::time::Instant;
 
 /// The families that make up the whole; the last one to end prints the sum.
-const FAMILIES: &[&str] = &["normalize"];
+const FAMILIES: &[&str] = &[
+    "accumulate",
+    "activation",
+    "layer_norm",
+    "normalize",
+    "preprocess",
+];
 
-#[derive(Default)]
 struct Cases {
     kernels: BTreeMap<String, BTreeSet<(String, String)>>,
     ended: BTreeSet<String>,
@@ -19,21 +25,28 @@ static CASES: Mutex<Cases> = Mutex::new(Cases {
     ended: BTreeSet::new(),
 });
 
-/// Notes that a kernel ran, and was compared, with elements of a dtype at a size (in words; one size counts once).
-pub(crate) fn record(kernel: &str, dtype: &str, size: impl std::fmt::Display) {
-    let mut cases = CASES.lock().unwrap_or_else(|e| e.into_inner());
-    let kernel = cases.kernels.entry(kernel.to_string()).or_default();
-    kernel.insert((dtype.to_string(), size.to_string()));
+thread_local! {
+    /// The kernels that the test on this thread has recorded.
+    static OWN: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
 }
 
-/// Runs the tests of a kernel file and prints how many cases its kernels (those whose name begins with the family's) ran.
+/// Notes that a kernel ran, and was compared, with elements of a dtype at a size (in words; one size counts once).
+pub(crate) fn record(kernel_name: &str, dtype: &str, size: impl std::fmt::Display) {
+    let mut cases = CASES.lock().unwrap_or_else(|e| e.into_inner());
+    let kernel = cases.kernels.entry(kernel_name.to_string()).or_default();
+    kernel.insert((dtype.to_string(), size.to_string()));
+    OWN.with_borrow_mut(|own| own.insert(kernel_name.to_string()));
+}
+
+/// Runs the tests of a kernel file, a family, and prints how many cases its kernels ran.
 pub(crate) fn family(name: &str, tests: impl FnOnce()) {
     let start = Instant::now();
     tests();
     let seconds = start.elapsed().as_secs_f64();
     let mut cases = CASES.lock().unwrap_or_else(|e| e.into_inner());
     let mut text = String::new();
-    for (kernel, ran) in cases.kernels.iter().filter(|(k, _)| k.starts_with(name)) {
+    let own = OWN.take();
+    for (kernel, ran) in cases.kernels.iter().filter(|(k, _)| own.contains(*k)) {
         let dtypes: BTreeSet<&str> = ran.iter().map(|(dtype, _)| dtype.as_str()).collect();
         let dtypes = dtypes.into_iter().collect::<Vec<_>>().join(" ");
         text += &format!(

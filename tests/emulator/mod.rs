@@ -13,11 +13,15 @@
 //!
 //! `CLIPSIFT_KERNELS` names another folder of kernels (`scripts/mutate_kernels` uses it), `CXX` another compiler.
 
+mod accumulate;
+mod activation;
 pub(crate) mod cases;
 mod compile;
 mod faulty;
+mod layer_norm;
 mod normalize;
 pub(crate) mod numbers;
+mod preprocess;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@ use clipsift::ops::cuda::Backend;
 use clipsift::ops::cuda::normalize::{Normalize, normalize};
 use clipsift::ops::normalize_rows;
 
-use super::numbers::{Number, assert_close, noise, rounded};
+use super::numbers::{Number, assert_close, noise, rounded, same_bits};
 use super::{Emulator, both_ways, cases};
 
 /// A row over its length in f64; zeros where there is none.
@@ -52,13 +52,7 @@ fn check<T: Number, U: Number>(emulator: &Emulator, n: usize, d: usize) {
     let expected_bad = normalize_rows(&mut expected, d);
     let got = emulator.elements::<U>(&out);
     let what = format!("{:?} -> {:?}, n {n}, d {d}", T::DTYPE, U::DTYPE);
-    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
-        let expected = U::store(*expected);
-        assert!(
-            got.load().to_bits() == expected.load().to_bits(),
-            "{what}, element {i}: got {got:?}, expected {expected:?}"
-        );
-    }
+    same_bits(&what, &got, &rounded::<U>(&expected));
     let exact: Vec<f64> = x.chunks(d).flat_map(unit_row).collect();
     assert_close(&what, &got, &exact, |_, x| {
         x.abs() * (U::ROUNDING + f32::ROUNDING) + U::SMALLEST

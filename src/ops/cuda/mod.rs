@@ -5,8 +5,12 @@
 //! [`Backend`], compiled in every build, and therefore tested on machines without a GPU: `tests/emulator` is a second backend
 //! that runs the very same `.cu` files on the CPU. Only the backend over a real card needs the feature `cuda`.
 
+pub mod accumulate;
+pub mod activation;
 mod check;
 pub mod launch;
+pub mod layer_norm;
 pub mod normalize;
+pub mod preprocess;
 
 pub use launch::{Arg, Backend, Launch};
