@@ -110,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(256) scan_places(unsigned* places, 
     CLIPSIFT_SHARED(unsigned, scratch, 32);
     const long long first = 1ll * blockIdx.x * SCAN;
     unsigned carried = totals[blockIdx.x];
-    for (long long at = first; at < min(first + SCAN, count); at += 256) {
+    for (long long at = first; at < first + SCAN; at += 256) {
         const long long i = at + threadIdx.x;
         unsigned all;
         const unsigned before = sum_before(i < count ? places[i] : 0, scratch, all);

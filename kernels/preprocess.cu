@@ -19,9 +19,8 @@ __device__ __forceinline__ void preprocess(const unsigned char* pixels, T* out, 
     const long long per_image = 3ll * (g * p) * (g * p);
     const long long count = n * per_image;
     const long long first = (blockIdx.x * 256ll + threadIdx.x) * SIZE;
-    if (first >= count) return;
 
-    // Where the first element comes from; the others follow by counting on.
+    // Where the first element comes from; the others follow by counting on. Nothing behind the last one is touched.
     const long long image = first / per_image;
     int rest = static_cast<int>(first - image * per_image);
     const unsigned char* from = pixels + image * s * s * 3;

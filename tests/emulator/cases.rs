@@ -10,9 +10,14 @@ use std::time::Instant;
 const FAMILIES: &[&str] = &[
     "accumulate",
     "activation",
+    "assign",
+    "attention",
+    "hash_rows",
     "layer_norm",
     "normalize",
+    "prepare_rows",
     "preprocess",
+    "tile",
 ];
 
 struct Cases {

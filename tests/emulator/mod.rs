@@ -15,13 +15,18 @@
 
 mod accumulate;
 mod activation;
+mod assign;
+mod attention;
 pub(crate) mod cases;
 mod compile;
 mod faulty;
 mod layer_norm;
+mod matrix;
 mod normalize;
 pub(crate) mod numbers;
 mod preprocess;
+mod rows;
+mod tile;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

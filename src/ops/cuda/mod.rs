@@ -4,13 +4,28 @@
 //! hands out. The code that sizes grids, allocates results and joins several launches into one op is written once over
 //! [`Backend`], compiled in every build, and therefore tested on machines without a GPU: `tests/emulator` is a second backend
 //! that runs the very same `.cu` files on the CPU. Only the backend over a real card needs the feature `cuda`.
+//!
+//! Over rows: a [`matrix::DeviceMatrix`] holds them, a [`view::View`] says which an op looks at. What [`assign`] and [`tile`] find
+//! with tensor cores are candidates, within the margin of [`margin`]; canonical f64 arithmetic on the device decides about them, so
+//! that the results are those of the CPU twins bit for bit.
 
 pub mod accumulate;
 pub mod activation;
+pub mod assign;
+pub mod attention;
 mod check;
+pub mod identical;
 pub mod launch;
 pub mod layer_norm;
+pub mod margin;
+pub mod matrix;
+mod nearest;
 pub mod normalize;
 pub mod preprocess;
+pub mod tile;
+mod values;
+pub mod view;
 
 pub use launch::{Arg, Backend, Launch};
+pub use matrix::DeviceMatrix;
+pub use view::{Budget, View};

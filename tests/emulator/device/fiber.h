@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(EMULATOR_UCONTEXT)
 
 // Keeps the callee-saved registers and the stack pointer of one fiber, takes up those of another.
 extern "C" void emulator_switch(void** save, void* load);
