@@ -69,6 +69,17 @@ pub enum Error {
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
 
+    /// A GPU refused, or what was asked of it failed.
+    #[error("{action} on the GPU failed: {reason}")]
+    Gpu {
+        /// What was to be done: a copy, a kernel's name.
+        action: String,
+        /// What the driver or library said.
+        reason: String,
+        /// Whether there was not enough memory.
+        out_of_memory: bool,
+    },
+
     /// The user asked to stop.
     #[error("interrupted; the same command goes on where it stopped")]
     Interrupted,
@@ -85,6 +96,19 @@ impl Error {
             action,
             path,
             source,
+        }
+    }
+
+    /// Whether a device had not enough memory: less at a time may do.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Error::Gpu { out_of_memory, .. } => *out_of_memory,
+            // The driver's code and cuBLAS's, as candle passes them on.
+            Error::Tensor(e) => {
+                let text = format!("{e:?}");
+                text.contains("OUT_OF_MEMORY") || text.contains("ALLOC_FAILED")
+            }
+            _ => false,
         }
     }
 

@@ -20,6 +20,7 @@ use crate::clip::hub::{self, HubRepo};
 use crate::clip::weights::Weights;
 use crate::error::{Error, Result};
 use crate::manifest::{self, HeadEntry};
+use crate::ops::cuda::transfers::{self, Purpose};
 use crate::ops::{self, Activation};
 
 /// Scores unit rows. [`Head`] is one; a [`crate::Pipeline`] takes any.
@@ -33,6 +34,14 @@ pub trait Scorer: Send + Sync {
     /// # Errors
     /// Where `rows` is not a whole number of rows.
     fn score(&self, rows: &[f32], d: usize) -> Result<Vec<f32>>;
+    /// Unit rows f32 `[n, d]` on a GPU -> n scores, where the scorer can do that; by default it cannot, and is given the rows in
+    /// host memory.
+    ///
+    /// # Errors
+    /// As [`Scorer::score`], and those of the device.
+    fn score_on_device(&self, _rows: &Tensor) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
 }
 
 /// An MLP with one output.
@@ -78,6 +87,16 @@ impl Pointwise {
             Pointwise::QuickGelu => Activation::QuickGelu.apply(x),
             Pointwise::Tanh => x.tanh(),
             Pointwise::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        }
+    }
+
+    fn on_device(self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Pointwise::Relu => x.relu(),
+            Pointwise::Gelu => x.gelu_erf(),
+            Pointwise::QuickGelu => x * candle_nn::ops::sigmoid(&(x * 1.702)?)?,
+            Pointwise::Tanh => x.tanh(),
+            Pointwise::Sigmoid => candle_nn::ops::sigmoid(x),
         }
     }
 }
@@ -305,6 +324,44 @@ impl Scorer for Head {
             };
         }
         Ok(x.flatten_all()?.to_vec1()?)
+    }
+
+    /// The same steps in candle's ops, in f32. The weights, a few MB, go up with each call.
+    fn score_on_device(&self, rows: &Tensor) -> Result<Option<Vec<f32>>> {
+        let (n, d) = rows.dims2()?;
+        if d != self.dims {
+            return Err(Error::model(
+                &self.name,
+                format!("takes embeddings of {} dims, these have {d}", self.dims),
+            ));
+        }
+        let device = rows.device();
+        let up = |tensor: &Tensor| {
+            let bytes = tensor.elem_count() * tensor.dtype().size_in_bytes();
+            transfers::during(Purpose::Weights, || transfers::count_up(bytes));
+            tensor.to_device(device)
+        };
+        let row = |values: &[f32]| {
+            up(&Tensor::from_slice(
+                values,
+                (1, values.len()),
+                &Device::Cpu,
+            )?)
+        };
+        let mut x = rows.clone();
+        for step in &self.steps {
+            x = match step {
+                Step::Linear { weight, bias } => {
+                    ops::add_bias(&ops::matmul_t(&x, &up(weight)?)?, &up(bias)?)?
+                }
+                Step::Norm { mean, scale } => {
+                    x.broadcast_sub(&row(mean)?)?.broadcast_mul(&row(scale)?)?
+                }
+                Step::Pointwise(f) => f.on_device(&x)?,
+            };
+        }
+        transfers::during(Purpose::Other, || transfers::count_down(n * 4));
+        Ok(Some(x.flatten_all()?.to_vec1()?))
     }
 }
 

@@ -55,12 +55,12 @@
 //! pipeline, verify, bench
 //! write, report, dedup
 //! read, decode, resize, clip, heads, store
-//! ops
-//! device, sample, manifest
+//! ops, device
+//! sample, manifest
 //! atomic, digest, mmap, error
 //! ```
 //!
-//! `unsafe` lives in `ops::simd` and in the one function that maps a file.
+//! `unsafe` lives in `ops::simd`, `ops::cuda` and in the one function that maps a file.
 #![deny(missing_docs)]
 
 pub mod atomic;

@@ -122,7 +122,7 @@ pub(crate) struct EmbedArgs {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceSpec,
-    /// auto, f32, f16, bf16 or int8; auto is f32 on a CPU
+    /// auto, f32, f16, bf16 or int8; auto is f32 on a CPU, f16 on CUDA
     #[arg(long, default_value = "auto")]
     pub dtype: DTypeSpec,
     /// Images a batch; the model's choice by default

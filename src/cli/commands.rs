@@ -74,6 +74,9 @@ fn begin(args: &EmbedArgs, terminal: Terminal) -> Result<(Pipeline, usize)> {
         pipeline = pipeline.partition(partition)?;
     }
     let device = Device::open(args.device, args.dtype)?;
+    if let Some(why) = device.note() {
+        terminal.say(why);
+    }
     let clip = Clip::load_revision(
         args.model.trim_end_matches('/'),
         args.revision.as_deref(),

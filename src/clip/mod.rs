@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod hub;
+mod on_card;
 pub mod random;
 pub mod tower;
 pub mod weights;
@@ -18,6 +19,7 @@ use crate::resize::resize_and_crop;
 use crate::sample::Rgb8;
 use config::{Preprocess, VisionConfig};
 use hub::HubRepo;
+use on_card::OnCard;
 use tower::VisionTower;
 use weights::Weights;
 
@@ -31,6 +33,32 @@ pub struct Embedded {
     pub rows: Vec<f32>,
     /// Whether row i is a usable embedding: not zero and finite before normalisation.
     pub good: Vec<bool>,
+}
+
+/// What [`Pending::finish`] gives: the rows, and the same ones in a device's memory, where one made them.
+type Finished = (Embedded, Option<Tensor>);
+
+/// A batch that an embedder has begun.
+pub struct Pending<'a>(Box<dyn FnOnce() -> Result<Finished> + 'a>);
+
+impl<'a> Pending<'a> {
+    /// A batch whose rows are there already.
+    pub fn ready(embedded: Embedded) -> Pending<'a> {
+        Pending(Box::new(move || Ok((embedded, None))))
+    }
+
+    /// A batch whose rows come when they are asked for: with a tensor `[n, d]` of the same rows, where they are in a device's memory.
+    pub fn later(finish: impl FnOnce() -> Result<(Embedded, Option<Tensor>)> + 'a) -> Pending<'a> {
+        Pending(Box::new(finish))
+    }
+
+    /// Waits for the rows.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn finish(self) -> Result<(Embedded, Option<Tensor>)> {
+        (self.0)()
+    }
 }
 
 /// Turns upright images into unit rows. [`Clip`] is one; a [`crate::Pipeline`] takes any.
@@ -56,6 +84,28 @@ pub trait Embedder: Send + Sync {
     /// # Errors
     /// Where the device fails, or `prepared` is not a whole number of images.
     fn embed(&self, prepared: &[u8]) -> Result<Embedded>;
+
+    /// Begins a batch of prepared images. An embedder on a device returns before the work is done, so that the next batch can be begun
+    /// meanwhile; by default the batch is embedded at once.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed`].
+    fn start<'a>(&'a self, prepared: &[&[u8]]) -> Result<Pending<'a>> {
+        self.embed(&prepared.concat()).map(Pending::ready)
+    }
+
+    /// The largest batch of at most `wanted` images that the device has memory for; by default that many.
+    ///
+    /// # Errors
+    /// Where the device fails, or not even one image fits.
+    fn batch_that_fits(&self, wanted: usize) -> Result<usize> {
+        Ok(wanted)
+    }
+
+    /// The device that the rows are made on, where later stages may use it too; by default none is named.
+    fn device(&self) -> Option<&Device> {
+        None
+    }
 }
 
 /// A CLIP vision tower with its preprocessing, on a device.
@@ -64,6 +114,7 @@ pub struct Clip {
     tower: VisionTower,
     preprocess: Preprocess,
     device: Device,
+    on_card: Option<OnCard>,
     fingerprint: String,
     default_eps: f64,
 }
@@ -180,6 +231,7 @@ impl Clip {
             tower,
             preprocess,
             device: device.clone(),
+            on_card: OnCard::of(device.candle())?,
             fingerprint,
             default_eps,
         })
@@ -215,15 +267,21 @@ impl Embedder for Clip {
     }
 
     fn dtype(&self) -> DType {
-        self.device.dtype()
+        match self.device.dtype() {
+            // Its eight bits are too few for cosines; the projection's sums have more.
+            DType::BF16 => DType::F16,
+            dtype => dtype,
+        }
     }
 
     fn batch_size(&self) -> usize {
-        // Small towers want more rows a GEMM; large ones less memory.
-        if self.config().flop() < 1_000_000_000 {
-            64
-        } else {
-            16
+        match (&self.on_card, self.config().flop()) {
+            // Enough rows to fill a card's multiprocessors many times over.
+            (Some(_), ..50_000_000_000) => 512,
+            (Some(_), _) => 256,
+            // Small towers want more rows a GEMM; large ones less memory.
+            (None, ..1_000_000_000) => 64,
+            (None, _) => 16,
         }
     }
 
@@ -245,6 +303,10 @@ impl Embedder for Clip {
                 format!("{} bytes", prepared.len()),
             ));
         }
+        if self.on_card.is_some() {
+            let images: Vec<&[u8]> = prepared.chunks_exact(image).collect();
+            return Ok(self.start(&images)?.finish()?.0);
+        }
         let pixels = Tensor::from_slice(
             prepared,
             (prepared.len() / image, s, s, 3),
@@ -264,6 +326,26 @@ impl Embedder for Clip {
                 .for_each(|x| *x = half::f16::from_f32(*x).to_f32());
         }
         Ok(Embedded { rows, good })
+    }
+
+    fn start<'a>(&'a self, prepared: &[&[u8]]) -> Result<Pending<'a>> {
+        match &self.on_card {
+            Some(card) => card.start(&self.tower, &self.preprocess.norm, prepared, self.dtype()),
+            None => self.embed(&prepared.concat()).map(Pending::ready),
+        }
+    }
+
+    fn batch_that_fits(&self, wanted: usize) -> Result<usize> {
+        match &self.on_card {
+            Some(card) => {
+                card.batch_that_fits(&self.tower, &self.preprocess.norm, wanted, self.dtype())
+            }
+            None => Ok(wanted),
+        }
+    }
+
+    fn device(&self) -> Option<&Device> {
+        Some(&self.device)
     }
 }
 

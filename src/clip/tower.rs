@@ -1,11 +1,17 @@
 //! The vision tower: one forward over candle tensors, the same for every device and precision.
+//!
+//! On CUDA a layer is eight launches: the QKV product, attention, the output product (with bias and residual), LayerNorm, the
+//! MLP's first product, bias + activation in place, its second product (with bias and residual), LayerNorm. Before the layers come
+//! six: patches, their product, positions, and three that put the class token before them; and one more LayerNorm; after them
+//! two, the class token's copy and the projection. (cuBLASLt may split a product in two.) Nothing in a forward waits for the
+//! device.
 
 use candle_core::{DType, Device, Tensor};
 
 use super::config::VisionConfig;
 use super::weights::Weights;
 use crate::error::Result;
-use crate::ops::{self, LayerNorm, PixelNorm};
+use crate::ops::{self, LayerNorm, Linear, PixelNorm};
 
 /// A CLIP vision tower with its projection, as of Radford et al. 2021 in the layout of transformers' `CLIPVisionModelWithProjection`.
 pub struct VisionTower {
@@ -33,11 +39,6 @@ struct Layer {
     norm2: LayerNorm,
     up: Linear,
     down: Linear,
-}
-
-struct Linear {
-    weight: Tensor,
-    bias: Tensor,
 }
 
 /// Puts tensors of the weights where the tower runs.
@@ -183,22 +184,15 @@ impl VisionTower {
         for (i, layer) in self.layers.iter().enumerate() {
             let qkv = ops::matmul_t(&normed, &layer.qkv.weight)?;
             let attended = ops::attention(&qkv, &layer.qkv.bias, heads)?;
-            let attended = ops::matmul_t(&attended, &layer.out.weight)?;
-            (stream, normed) =
-                ops::add_layer_norm(&stream, &attended, &layer.out.bias, &layer.norm2)?;
+            (stream, normed) = ops::linear_add_norm(&attended, &layer.out, &stream, &layer.norm2)?;
 
-            let up = ops::bias_activation(
-                &ops::matmul_t(&normed, &layer.up.weight)?,
-                &layer.up.bias,
-                self.config.hidden_act,
-            )?;
-            let down = ops::matmul_t(&up, &layer.down.weight)?;
+            let up = ops::linear_activation(&normed, &layer.up, self.config.hidden_act)?;
             // The norm that follows: the next layer's first, after the last layer the tower's own.
             let next = self
                 .layers
                 .get(i + 1)
                 .map_or(&self.post_norm, |next| &next.norm1);
-            (stream, normed) = ops::add_layer_norm(&stream, &down, &layer.down.bias, next)?;
+            (stream, normed) = ops::linear_add_norm(&up, &layer.down, &stream, next)?;
             each(i + 1, &stream)?;
         }
         let class = normed.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;

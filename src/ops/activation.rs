@@ -4,6 +4,7 @@ use candle_core::{D, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::cuda::tensors;
 use super::element::{Element, by_dtype, tensor, with_slice};
 use crate::error::{Error, Result};
 
@@ -54,6 +55,9 @@ pub(crate) fn exp(x: f32) -> f32 {
 /// [`Error::Shape`] where the last dimension of x is not the bias's.
 pub fn bias_activation(x: &Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
     check("bias_activation", x, bias)?;
+    if x.device().is_cuda() {
+        return tensors::bias_activation(x, bias, Some(activation));
+    }
     by_dtype!("bias_activation", x.dtype(), T => match activation {
         Activation::QuickGelu => rows::<T>(x, bias, |x| Activation::QuickGelu.apply(x)),
         Activation::Gelu => rows::<T>(x, bias, |x| Activation::Gelu.apply(x)),
@@ -66,6 +70,9 @@ pub fn bias_activation(x: &Tensor, bias: &Tensor, activation: Activation) -> Res
 /// [`Error::Shape`] where the last dimension of x is not the bias's.
 pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
     check("add_bias", x, bias)?;
+    if x.device().is_cuda() {
+        return tensors::bias_activation(x, bias, None);
+    }
     by_dtype!("add_bias", x.dtype(), T => rows::<T>(x, bias, |x| x))
 }
 

@@ -5,6 +5,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::activation::exp;
+use super::cuda::tensors;
 use super::element::{Element, by_dtype, tensor, with_slice};
 use crate::error::{Error, Result};
 
@@ -26,6 +27,9 @@ pub fn attention(qkv: &Tensor, bias: &Tensor, heads: usize) -> Result<Tensor> {
             "[n, t, 3w], bias [3w], w a multiple of the heads",
             got,
         ));
+    }
+    if qkv.device().is_cuda() {
+        return tensors::attention(qkv, bias, heads);
     }
     let op = "attention";
     by_dtype!(op, qkv.dtype(), T => {

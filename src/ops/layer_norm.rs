@@ -3,6 +3,7 @@
 use candle_core::{D, Tensor};
 use rayon::prelude::*;
 
+use super::cuda::tensors;
 use super::element::{Element, by_dtype, tensor, with_slice};
 use crate::error::{Error, Result};
 
@@ -23,6 +24,9 @@ pub struct LayerNorm {
 /// [`Error::Shape`] where the last dimension of x is not that of the norm.
 pub fn layer_norm(x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
     check("layer_norm", x, &[&norm.weight, &norm.bias])?;
+    if x.device().is_cuda() {
+        return tensors::layer_norm(x, norm);
+    }
     by_dtype!("layer_norm", x.dtype(), T => {
         let width = norm.weight.elem_count();
         let out = with_slice::<T, _>("layer_norm", x, |x| {
@@ -62,6 +66,9 @@ pub fn add_layer_norm(
             "residual and x of one shape",
             got,
         ));
+    }
+    if x.device().is_cuda() {
+        return tensors::add_layer_norm(residual, x, bias, norm);
     }
     by_dtype!("add_layer_norm", x.dtype(), T => {
         let op = "add_layer_norm";

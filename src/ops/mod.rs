@@ -29,6 +29,6 @@ pub mod tile;
 pub use activation::{Activation, add_bias, bias_activation};
 pub use attention::attention;
 pub use layer_norm::{LayerNorm, add_layer_norm, layer_norm};
-pub use linear::matmul_t;
+pub use linear::{Linear, linear_activation, linear_add_norm, matmul_t};
 pub use normalize::normalize_rows;
 pub use patchify::{PixelNorm, patchify};

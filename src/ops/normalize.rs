@@ -1,7 +1,11 @@
 //! Rows to unit length, with a guard: what cannot be normalised becomes a zero row that the caller is told of, never a NaN.
 
-use super::dot;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
+
+use super::cuda::tensors;
+use super::dot;
+use crate::error::Result;
 
 /// Divides each row of `data` `[n, d]` by its Euclidean length (accumulated in f64, the quotient rounded to f32 once).
 ///
@@ -31,6 +35,25 @@ pub fn normalize_rows(data: &mut [f32], d: usize) -> Vec<usize> {
             }
         })
         .collect()
+}
+
+/// The rows of a tensor `[n, d]` to unit length, rounded to `dtype` (f32 or f16), and u8 `[n]`: 1 for a bad row, which is zero then. On
+/// CUDA nothing is waited for; the bits are those of the CPU.
+///
+/// # Errors
+/// [`crate::Error::Shape`] where x is not `[n, d]`.
+pub fn normalize_tensor(x: &Tensor, dtype: DType) -> Result<(Tensor, Tensor)> {
+    let (n, d) = x.dims2()?;
+    if x.device().is_cuda() {
+        return tensors::normalize(x, dtype);
+    }
+    let mut rows = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let mut bad = vec![0u8; n];
+    normalize_rows(&mut rows, d)
+        .into_iter()
+        .for_each(|row| bad[row] = 1);
+    let rows = Tensor::from_vec(rows, (n, d), x.device())?.to_dtype(dtype)?;
+    Ok((rows, Tensor::from_vec(bad, n, x.device())?))
 }
 
 #[cfg(test)]

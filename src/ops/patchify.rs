@@ -3,6 +3,7 @@
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
+use super::cuda::tensors;
 use super::element::{Element, by_dtype, tensor, with_slice};
 use crate::error::{Error, Result};
 
@@ -35,6 +36,9 @@ pub fn patchify(pixels: &Tensor, p: usize, norm: &PixelNorm, dtype: DType) -> Re
             ));
         }
     };
+    if pixels.device().is_cuda() {
+        return tensors::patchify(pixels, p, norm, dtype);
+    }
     let g = s / p;
     by_dtype!("patchify", dtype, T => {
         let tables = [0, 1, 2].map(|c| table::<T>(norm.mean[c], norm.std[c]));

@@ -1,8 +1,9 @@
 //! Read -> decode -> embed -> store, part by part.
 //!
 //! Two threads and the pool: one thread walks the inputs and lets the pool load, decode and resize a batch at a time; the
-//! calling thread owns the device, embeds the batches in order and writes a part when its last batch is in. A bounded channel
-//! between them keeps at most [`QUEUED`] batches in memory. Batches never cross parts, so a part's bytes depend on its samples
+//! calling thread owns the device, embeds the batches in order and writes a part when its last batch is in: it begins a batch before it
+//! waits for the one before, so that an embedder on a device can upload one while it computes the other. A bounded channel between
+//! the threads keeps at most [`QUEUED`] batches in memory. Batches never cross parts, so a part's bytes depend on its samples
 //! alone.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,7 +11,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use rayon::prelude::*;
 
 use super::progress::{Context, Stage};
-use crate::clip::{self, Embedder};
+use super::resident::{Gathering, Resident};
+use crate::clip::{self, Embedder, Pending};
 use crate::decode::{Limits, decode};
 use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
@@ -35,13 +37,15 @@ pub(super) struct Cut {
 }
 
 /// What the stage did.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Embedded {
     pub read: u64,
     pub bad: u64,
     /// Of those read, the ones that did not stand in finished parts.
     pub made: u64,
     pub seconds: f64,
+    /// All good rows in the order of the store, where they are in a device's memory.
+    pub resident: Option<Resident>,
 }
 
 /// A sample after the pool: its row, and the embedder's input where it is good.
@@ -74,6 +78,7 @@ pub(super) fn embed(
     dir.prepare(Table::Embeddings)?;
     let mut running = context.begin(Stage::Embed, inputs.expected());
     let mut totals = Embedded::default();
+    let mut resident = None;
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(QUEUED);
         scope.spawn(move || {
@@ -82,14 +87,26 @@ pub(super) fn embed(
                 let _ = sender.send(Message::Failed(error));
             }
         });
-        consume(dir, embedder, receiver, |read, bad, made| {
-            totals.read += read;
-            totals.bad += bad;
-            totals.made += made;
-            running.advance(read)
-        })
+        let mut consumer = Consumer {
+            dir,
+            embedder,
+            context,
+            part: Part::new(0, embedder),
+            begun: None,
+            gathering: Gathering::Empty(inputs.expected()),
+            advance: |read, bad, made| {
+                totals.read += read;
+                totals.bad += bad;
+                totals.made += made;
+                running.advance(read)
+            },
+        };
+        consumer.consume(receiver)?;
+        resident = consumer.gathering.finish();
+        Ok::<(), Error>(())
     })?;
     totals.seconds = running.finish();
+    totals.resident = resident;
     Ok(totals)
 }
 
@@ -193,33 +210,108 @@ fn prepare(sample: &Sample, embedder: &dyn Embedder, limits: &Limits) -> Prepare
     Prepared { row, input }
 }
 
-/// Embeds batches as they come and writes parts.
-fn consume(
-    dir: &RunDir,
-    embedder: &dyn Embedder,
-    receiver: Receiver<Message>,
-    mut advance: impl FnMut(u64, u64, u64) -> Result<()>,
-) -> Result<()> {
-    let mut part = Part::new(0, embedder);
-    for message in receiver {
-        match message {
-            Message::Batch(batch) => {
-                let read = batch.len() as u64;
-                let bad = part.add(batch, embedder)?;
-                advance(read, bad, read)?;
+/// The side that owns the device: embeds batches as they come and writes parts.
+struct Consumer<'a, A> {
+    dir: &'a RunDir,
+    embedder: &'a dyn Embedder,
+    context: Context<'a>,
+    part: Part,
+    /// The batch that the embedder works on while the next one comes.
+    begun: Option<Begun<'a>>,
+    gathering: Gathering,
+    /// Told of samples read, bad ones among them, and how many were made now.
+    advance: A,
+}
+
+impl<A: FnMut(u64, u64, u64) -> Result<()>> Consumer<'_, A> {
+    fn consume(&mut self, receiver: Receiver<Message>) -> Result<()> {
+        for message in receiver {
+            match message {
+                Message::Batch(batch) => {
+                    let next = Begun::new(batch, self.embedder)?;
+                    let before = self.begun.replace(next);
+                    self.finish(before)?;
+                }
+                Message::EndOfPart => {
+                    // Written when the next part's first batch is begun: the device has work meanwhile.
+                    if let Some(last) = &mut self.begun {
+                        last.ends_part = true;
+                    }
+                }
+                Message::Standing { read, bad } => {
+                    let before = self.begun.take();
+                    self.finish(before)?;
+                    self.part = Part::new(self.part.index + 1, self.embedder);
+                    self.gathering.give_up();
+                    (self.advance)(read, bad, 0)?;
+                }
+                Message::Failed(error) => {
+                    let before = self.begun.take();
+                    self.finish(before)?;
+                    return Err(error);
+                }
             }
-            Message::EndOfPart => {
-                dir.write_part(part.index, &part.samples, &part.embeddings)?;
-                part = Part::new(part.index + 1, embedder);
-            }
-            Message::Standing { read, bad } => {
-                part = Part::new(part.index + 1, embedder);
-                advance(read, bad, 0)?;
-            }
-            Message::Failed(error) => return Err(error),
         }
+        let last = self.begun.take();
+        self.finish(last)
     }
-    Ok(())
+
+    /// Takes in the rows of a batch, and writes the part that it ends.
+    fn finish(&mut self, begun: Option<Begun>) -> Result<()> {
+        let Some(Begun {
+            batch,
+            pending,
+            ends_part,
+        }) = begun
+        else {
+            return Ok(());
+        };
+        let read = batch.len() as u64;
+        let (embedded, on_device) = match pending {
+            Some(pending) => pending.finish()?,
+            None => Default::default(),
+        };
+        let (bad, kept) = self.part.add(batch, &embedded)?;
+        if !kept.is_empty()
+            && let Some(line) = self.gathering.take(on_device.as_ref(), &kept)?
+        {
+            self.context.note(&line);
+        }
+        if ends_part {
+            let part = &self.part;
+            self.dir
+                .write_part(part.index, &part.samples, &part.embeddings)?;
+            self.part = Part::new(part.index + 1, self.embedder);
+        }
+        (self.advance)(read, bad, read)
+    }
+}
+
+/// A batch that the embedder works on.
+struct Begun<'a> {
+    batch: Vec<Prepared>,
+    /// None where no sample of the batch is good.
+    pending: Option<Pending<'a>>,
+    ends_part: bool,
+}
+
+impl<'a> Begun<'a> {
+    fn new(batch: Vec<Prepared>, embedder: &'a dyn Embedder) -> Result<Begun<'a>> {
+        let inputs: Vec<&[u8]> = good(&batch).map(|p| p.input.as_slice()).collect();
+        let pending = match inputs.is_empty() {
+            true => None,
+            false => Some(embedder.start(&inputs)?),
+        };
+        Ok(Begun {
+            batch,
+            pending,
+            ends_part: false,
+        })
+    }
+}
+
+fn good(batch: &[Prepared]) -> impl Iterator<Item = &Prepared> {
+    batch.iter().filter(|p| p.row.good())
 }
 
 /// Whether a row is neither zero nor has a value that is not finite, whatever a caller's own embedder says of it.
@@ -250,41 +342,36 @@ impl Part {
         }
     }
 
-    /// Embeds the good samples of a batch; gives the number of bad ones.
-    fn add(&mut self, batch: Vec<Prepared>, embedder: &dyn Embedder) -> Result<u64> {
-        let inputs: Vec<&[u8]> = batch
-            .iter()
-            .filter(|p| p.row.good())
-            .map(|p| p.input.as_slice())
-            .collect();
-        let d = embedder.dims();
-        let embedded = match inputs.is_empty() {
-            true => clip::Embedded::default(),
-            false => embedder.embed(&inputs.concat())?,
-        };
-        if embedded.good.len() != inputs.len() || embedded.rows.len() != inputs.len() * d {
-            let (values, images) = (embedded.rows.len(), embedded.good.len());
+    /// Takes in a batch with the rows of its good samples; gives the number of bad ones, and which rows were kept.
+    fn add(&mut self, batch: Vec<Prepared>, embedded: &clip::Embedded) -> Result<(u64, Vec<bool>)> {
+        let (d, images) = (self.embeddings.dims, good(&batch).count());
+        if embedded.good.len() != images || embedded.rows.len() != images * d {
+            let (values, rows) = (embedded.rows.len(), embedded.good.len());
             return Err(Error::shape(
                 "embed",
-                format!("{} rows of {d}", inputs.len()),
-                format!("{values} values for {images} images"),
+                format!("{images} rows of {d}"),
+                format!("{values} values for {rows} images"),
             ));
         }
         let mut rows = embedded.rows.chunks_exact(d).zip(&embedded.good);
-        let mut bad = 0;
+        let (mut bad, mut kept) = (0, Vec::with_capacity(images));
         for Prepared { mut row, .. } in batch {
             if row.good() {
                 match rows.next() {
                     Some((embedding, true)) if has_direction(embedding) => {
                         self.embeddings.ids.push(row.id.clone());
                         self.embeddings.rows.extend_from_slice(embedding);
+                        kept.push(true);
                     }
-                    _ => row.error = Some("its embedding is zero or not finite".into()),
+                    _ => {
+                        row.error = Some("its embedding is zero or not finite".into());
+                        kept.push(false);
+                    }
                 }
             }
             bad += u64::from(!row.good());
             self.samples.push(row);
         }
-        Ok(bad)
+        Ok((bad, kept))
     }
 }

@@ -20,6 +20,7 @@ mod open;
 mod pairs;
 mod progress;
 mod report;
+mod resident;
 mod run;
 mod set;
 mod sweep;
@@ -92,7 +93,7 @@ pub struct Pipeline {
     part_size: usize,
     batch_size: Option<usize>,
     limits: Limits,
-    device: String,
+    device: Option<String>,
     overwrite: bool,
     observer: Box<Observer<'static>>,
     stop: &'static AtomicBool,
@@ -156,7 +157,7 @@ impl Pipeline {
             part_size: PART_SIZE,
             batch_size: None,
             limits: Limits::default(),
-            device: "cpu".into(),
+            device: None,
             overwrite: false,
             observer: Box::new(|_| {}),
             stop: &progress::NEVER,
@@ -255,9 +256,10 @@ impl Pipeline {
         self
     }
 
-    /// The kind of device that the embedder runs on, for `run.json`: parts of another kind are not gone on with.
+    /// The kind of device that the embedder runs on, for `run.json`, where the embedder does not say: parts of another kind are not
+    /// gone on with.
     pub fn device_kind(mut self, kind: &str) -> Pipeline {
-        self.device = kind.into();
+        self.device = Some(kind.into());
         self
     }
 
@@ -296,12 +298,21 @@ impl Pipeline {
             .embedder
             .as_deref()
             .ok_or_else(|| Error::usage("a pipeline needs an embedder: Pipeline::embed"))?;
-        let cut = embed::Cut {
+        let mut cut = embed::Cut {
             part_size: self.part_size,
             batch_size: self.batch_size.unwrap_or_else(|| embedder.batch_size()),
             limits: self.limits,
         };
         self.check(embedder, &cut)?;
+        // A batch never crosses parts, so none is larger than one.
+        let wanted = cut.batch_size.min(cut.part_size);
+        let fits = embedder.batch_that_fits(wanted)?;
+        if fits < wanted {
+            cut.batch_size = fits;
+            context.note(&format!(
+                "batches of {fits} images: the device has not the memory for {wanted}"
+            ));
+        }
         if let Some(shards) = &self.write {
             shards.check(&[&self.inputs], &out.as_ref().join("curated"))?;
         }
@@ -421,7 +432,11 @@ impl Pipeline {
             fingerprint: embedder.fingerprint(),
             dims: embedder.dims(),
             dtype: format!("{:?}", embedder.dtype()).to_lowercase(),
-            device: self.device.clone(),
+            device: match (&self.device, embedder.device()) {
+                (Some(kind), _) => kind.clone(),
+                (None, Some(device)) => device.kind().into(),
+                (None, None) => "cpu".into(),
+            },
             part_size: cut.part_size,
             batch_size: cut.batch_size,
             default_eps: embedder.default_eps(),

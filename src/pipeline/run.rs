@@ -2,15 +2,20 @@
 
 use std::path::Path;
 
+use candle_core::Tensor;
+
 use super::embed::{Cut, Embedded, embed};
 use super::progress::{Context, Stage};
 use super::report::REPORT;
+use super::resident::Resident;
 use super::union::digest_of;
 use crate::atomic;
 use crate::clip::Embedder;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::heads::Scorer;
 use crate::manifest;
+use crate::ops::cuda::transfers::{self, Purpose};
 use crate::read::Inputs;
 use crate::store::run_file::{EmbedRequest, RunFile, ScoreRequest, Threshold};
 use crate::store::{RunDir, Table, tables};
@@ -44,6 +49,10 @@ pub struct Run {
     pub(super) home: RunDir,
     pub(super) members: Vec<RunDir>,
     pub(super) file: RunFile,
+    /// Where rows are scored and compared.
+    pub(super) device: Device,
+    /// All good rows, where they are in the device's memory.
+    pub(super) resident: Option<Resident>,
 }
 
 impl Run {
@@ -60,9 +69,8 @@ impl Run {
             .map(|member| RunDir::open(Path::new(member)))
             .collect::<Result<Vec<_>>>()?;
         let run = Run {
-            home,
             members,
-            file,
+            ..Run::over(home, file)
         };
         if run.is_set() && run.file.members_sha256 != Some(digest_of(&run.members)?) {
             return Err(Error::usage(format!(
@@ -87,7 +95,16 @@ impl Run {
             home,
             members: Vec::new(),
             file,
+            device: Device::cpu(),
+            resident: None,
         }
+    }
+
+    /// Scores and compares rows on this device from now on; on the CPU without this call.
+    pub fn on_device(mut self, device: &Device) -> Run {
+        self.device = device.clone();
+        self.resident = None;
+        self
     }
 
     /// Embeds what is not embedded yet.
@@ -99,7 +116,11 @@ impl Run {
         context: Context,
     ) -> Result<Embedded> {
         self.save()?;
-        let embedded = embed(&self.home, inputs, embedder, cut, context)?;
+        if let Some(device) = embedder.device() {
+            self.device = device.clone();
+        }
+        let mut embedded = embed(&self.home, inputs, embedder, cut, context)?;
+        self.resident = embedded.resident.take();
         self.took(Stage::Embed, embedded.seconds);
         self.file.parts = Some(self.home.parts());
         self.file.counts.insert("read".into(), embedded.read);
@@ -195,13 +216,19 @@ impl Run {
         }
         self.home.prepare(Table::Scores(name))?;
         let mut running = context.begin(Stage::Score, None);
+        let mut first = 0;
         for part in 0..self.home.parts() {
             let path = self.home.part(Table::Scores(name), part);
+            let embeddings = match path.is_file() && self.resident.is_none() {
+                true => continue,
+                false => self.home.read_embeddings(part)?,
+            };
+            let rows = first..first + embeddings.ids.len();
+            first = rows.end;
             if path.is_file() {
                 continue;
             }
-            let embeddings = self.home.read_embeddings(part)?;
-            let scores = scorer.score(&embeddings.rows, d)?;
+            let scores = self.score_rows(scorer, &embeddings.rows, rows, d)?;
             if scores.len() != embeddings.ids.len() {
                 let got = format!("{} scores", scores.len());
                 return Err(Error::shape(
@@ -219,6 +246,31 @@ impl Run {
         self.took(Stage::Score, running.finish());
         self.file.scores[at].complete = true;
         self.save()
+    }
+
+    /// The scores of a part's rows: on the device where it and the scorer can, from the rows that are there already if they are. `at`
+    /// says which they are of all rows of the run.
+    fn score_rows(
+        &self,
+        scorer: &dyn Scorer,
+        rows: &[f32],
+        at: std::ops::Range<usize>,
+        d: usize,
+    ) -> Result<Vec<f32>> {
+        let device = self.device.candle();
+        if device.is_cuda() && !rows.is_empty() {
+            let on_device = match &self.resident {
+                Some(resident) => resident.rows(at)?,
+                None => {
+                    transfers::during(Purpose::Rows, || transfers::count_up(size_of_val(rows)));
+                    Tensor::from_slice(rows, (rows.len() / d, d), device)?
+                }
+            };
+            if let Some(scores) = scorer.score_on_device(&on_device)? {
+                return Ok(scores);
+            }
+        }
+        scorer.score(rows, d)
     }
 
     /// Drops the scores that are not among `names`, and puts the others in that order.

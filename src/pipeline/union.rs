@@ -68,9 +68,8 @@ impl Run {
             }
         };
         Ok(Run {
-            home,
             members,
-            file,
+            ..Run::over(home, file)
         })
     }
 

@@ -6,7 +6,7 @@ use clipsift::ops::cuda::activation::{Rows, bias_activation};
 use clipsift::ops::{self, Activation};
 use half::{bf16, f16};
 
-use super::numbers::{Number, assert_close, noise, rounded, tensor, values, widened};
+use super::numbers::{Number, assert_close, noise, odd_sizes, rounded, tensor, values, widened};
 use super::{Emulator, both_ways, cases};
 
 /// erf in f64, to 1e-14: its series near 0, the continued fraction of erfc further out.
@@ -16,11 +16,14 @@ fn erf(x: f64) -> f64 {
         for k in 1..80 {
             term *= -x * x / f64::from(k);
             sum += term / f64::from(2 * k + 1);
+            if term.abs() < 1e-17 {
+                break;
+            }
         }
         return 2.0 / std::f64::consts::PI.sqrt() * sum;
     }
     let a = x.abs();
-    let fraction = (1..200).rev().fold(a, |f, k| a + f64::from(k) / 2.0 / f);
+    let fraction = (1..60).rev().fold(a, |f, k| a + f64::from(k) / 2.0 / f);
     let erfc = (-a * a).exp() / (fraction * std::f64::consts::PI.sqrt());
     (1.0 - erfc).copysign(x)
 }
@@ -96,16 +99,11 @@ fn check<T: Number>(emulator: &Emulator, activation: Option<Activation>, n: usiz
 fn activations_on_the_device_are_those_of_the_cpu() {
     cases::family("activation", || {
         both_ways(|emulator| {
-            for (n, w) in [
-                (1, 1),
-                (31, 33),
-                (33, 31),
-                (7, 64),
-                (257, 8),
-                (3, 257),
-                (2, 1025),
-                (1, 3072),
-            ] {
+            let aligned = [(7, 64), (257, 8), (1, 3072)];
+            for (n, w) in odd_sizes().map(|(n, w, _)| (n, w)).chain(aligned) {
+                if !emulator.takes(n * w) {
+                    continue;
+                }
                 for activation in [None, Some(Activation::QuickGelu), Some(Activation::Gelu)] {
                     check::<f32>(emulator, activation, n, w);
                     check::<f16>(emulator, activation, n, w);

@@ -9,14 +9,16 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 use sha2::{Digest, Sha256};
 
-/// Rounding as the kernel says it (no contraction to fused multiply-adds), and types read through other pointers.
-const FLAGS: [&str; 7] = [
+/// Rounding as the kernel says it (no contraction to fused multiply-adds), types read through other pointers, and the few
+/// variables of a host thread where they are found without a call.
+const FLAGS: [&str; 8] = [
     "-std=c++17",
     "-O2",
     "-fPIC",
     "-shared",
     "-ffp-contract=off",
     "-fno-strict-aliasing",
+    "-ftls-model=initial-exec",
     "-U_FORTIFY_SOURCE",
 ];
 

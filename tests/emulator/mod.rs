@@ -84,6 +84,11 @@ impl Emulator {
         }
     }
 
+    /// Whether a case of this many elements is worth its time here: of the two runs of [`both_ways`] the large ones have one.
+    pub(crate) fn takes(&self, elements: usize) -> bool {
+        self.placement == Placement::End || elements <= 40_000
+    }
+
     /// A buffer that holds these elements.
     pub(crate) fn buffer<T: Copy>(&self, elements: &[T]) -> Buffer {
         // SAFETY: any initialised memory may be read as bytes; T is one of the number types of the tests, without padding.

@@ -36,6 +36,14 @@ number!(f32, "f32", 5.97e-8, 1e-45, |x| x, |x| x);
 number!(f16, "f16", 4.89e-4, 3e-8, f16::to_f32, f16::from_f32);
 number!(bf16, "bf16", 3.91e-3, 1e-40, bf16::to_f32, bf16::from_f32);
 
+/// Sizes that are no multiple of anything a kernel likes: one, and on either side of a warp, a block, four blocks.
+pub(crate) const ODD: [usize; 5] = [1, 31, 33, 257, 1025];
+
+/// Every pair of odd sizes, with a third beside it that also meets every first and every second one: a pairwise covering set.
+pub(crate) fn odd_sizes() -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..25).map(|at| (ODD[at / 5], ODD[at % 5], ODD[(at / 5 + at) % 5]))
+}
+
 /// Numbers in -2..2, the same for a seed.
 pub(crate) fn noise(count: usize, seed: u64) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);

@@ -57,16 +57,13 @@ fn check<T: Number>(emulator: &Emulator, n: usize, s: usize, p: usize) {
 fn preprocess_on_the_device_has_the_bits_of_the_cpu() {
     cases::family("preprocess", || {
         both_ways(|emulator| {
-            for (n, s, p) in [
-                (1, 1, 1),
-                (3, 5, 2),
-                (2, 31, 7),
-                (1, 33, 32),
-                (5, 32, 16),
-                (7, 28, 14),
-                (257, 3, 3),
-                (1, 257, 14),
-            ] {
+            // Every patch with every number of patches; images and what is left of the edge so that they meet all of both.
+            let covering = (0..15).map(|at| {
+                let (p, g) = ([1, 7, 14, 16, 33][at / 3], at % 3 + 1);
+                let rest = [0, 1, p - 1][(at / 3 + at) % 3].min(p - 1);
+                ([1, 3, 5][(at / 3 + 2 * at) % 3], g * p + rest, p)
+            });
+            for (n, s, p) in covering.chain([(257, 3, 3), (1, 257, 14), (1, 224, 32)]) {
                 check::<f32>(emulator, n, s, p);
                 check::<f16>(emulator, n, s, p);
                 check::<bf16>(emulator, n, s, p);

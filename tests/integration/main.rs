@@ -7,6 +7,7 @@ mod copies;
 mod curate;
 mod decode;
 mod dedup_core;
+mod device;
 mod embeddings;
 #[path = "../emulator/mod.rs"]
 mod emulator;

@@ -7,8 +7,8 @@ const LEVELS: [&[&str]; 6] = [
     &["pipeline", "verify", "bench"],
     &["write", "report", "dedup"],
     &["read", "decode", "resize", "clip", "heads", "store"],
-    &["ops"],
-    &["device", "sample", "manifest"],
+    &["ops", "device"],
+    &["sample", "manifest"],
     &["atomic", "digest", "mmap", "error"],
 ];
 

@@ -57,7 +57,9 @@ struct Machine {
     }
 };
 
-thread_local std::unique_ptr<Machine> machine;
+// The pointer that is used all the time needs no initialisation; the owner frees it with its thread.
+__thread Machine* machine = nullptr;
+thread_local std::unique_ptr<Machine> owner;
 
 void entry() {
     machine->kernel->invoke(machine->args);
@@ -286,7 +288,10 @@ extern "C" {
 __attribute__((visibility("default"))) int emulator_launch(
     const EmulatorLaunch* launch, char* message, size_t size, const void** fault) {
     install_handlers();
-    if (!machine) machine = std::make_unique<Machine>();
+    if (!machine) {
+        owner = std::make_unique<Machine>();
+        machine = owner.get();
+    }
     Machine& m = *machine;
     m.kernel = launch->kernel;
     m.args = launch->args;
