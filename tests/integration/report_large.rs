@@ -16,8 +16,8 @@ const DIMS: usize = 24;
 
 /// A run of `groups` groups of `size` rows that are near to each other, over as many pictures.
 fn stored(at: &Path, groups: usize, size: usize) -> String {
-    let input = at.join("many");
-    std::fs::create_dir(&input).unwrap();
+    let input = at.join("many.tar");
+    let mut shard = tar::Builder::new(std::fs::File::create(&input).unwrap());
     let run = at.join("run");
     let dir = RunDir::create(&run).unwrap();
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
@@ -26,9 +26,15 @@ fn stored(at: &Path, groups: usize, size: usize) -> String {
         let centre: Vec<f32> = (0..DIMS).map(|_| random.random_range(-1.0..1.0)).collect();
         let spread = 0.005 + 0.05 * group as f32 / groups as f32;
         for member in 0..size {
-            let id = format!("{group:05}-{member:03}.bmp");
+            let key = format!("{group:05}-{member:03}");
+            let id = format!("many/{key}");
             let bytes = picture(group as u32, member as u8);
-            std::fs::write(input.join(&id), &bytes).unwrap();
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            header.set_cksum();
+            let name = format!("{key}.bmp");
+            shard.append_data(&mut header, name, &bytes[..]).unwrap();
             samples.push(SampleRow {
                 id,
                 source: input.display().to_string(),
@@ -47,6 +53,7 @@ fn stored(at: &Path, groups: usize, size: usize) -> String {
             scores.push(group as f32 / groups as f32);
         }
     }
+    shard.finish().unwrap();
     let ids: Vec<String> = samples.iter().map(|s| s.id.clone()).collect();
     for table in [Table::Samples, Table::Embeddings, Table::Scores("mine")] {
         dir.prepare(table).unwrap();
@@ -142,6 +149,10 @@ fn a_hundred_thousand_duplicates_are_sampled_and_the_page_says_so() {
     good(&format!("report {run}"));
     let page = std::fs::read_to_string(Path::new(&run).join("report.html")).unwrap();
     assert!(page.contains("This is a sample: 200 of"));
+    assert!(
+        page.matches("<img src=").count() > 200,
+        "pictures from the shard"
+    );
     let groups = page.split_once(r#"<section id="duplicates">"#).unwrap().1;
     let groups = groups.split_once("</section>").unwrap().0;
     assert_eq!(groups.matches(r#"<article class="group">"#).count(), 200);
