@@ -84,15 +84,15 @@ struct Nearest {
                 const long long column = tile.column + tile_column(n, odd);
                 const bool inside = column < tile.column_end;
                 const float added = inside && bias ? bias[column] : 0.0f;
-                // The rows from here on see the column.
-                const long long after = !inside ? tile.row_end : positions ? positions[column] + 1 - row_position : tile.row;
+                // The rows from here on see the column; those past the end do no harm, nobody asks for them.
+                const long long after = !inside ? tile.row + TILE_ROWS : positions ? positions[column] + 1 - row_position : tile.row;
 #pragma unroll
                 for (int m = 0; m < 4; ++m) {
 #pragma unroll
                     for (int half = 0; half < 2; ++half) {
                         float& score = sums.values[m][n][half * 2 + odd];
                         const long long row = tile.row + tile_row(m, half);
-                        score = row >= after && row < tile.row_end ? fmaf(factor, score, added) : INFINITY;
+                        score = row >= after ? fmaf(factor, score, added) : INFINITY;
                         least[m][half] = fminf(least[m][half], score);
                     }
                 }
@@ -114,6 +114,7 @@ struct Nearest {
             for (int half = 0; half < 2; ++half) {
                 const int row = tile_row(m, half);
                 const float limit = best_with_tile(row) + margin;
+                // Saves work only.
                 if (least[m][half] <= limit) {
 #pragma unroll
                     for (int n = 0; n < 8; ++n) {
@@ -152,8 +153,7 @@ struct Nearest {
         const float least = best_with_tile(own), limit = least + margin;
         row_best[own] = least;
         const int found = listed[own];
-        // What did not fit is not known any more.
-        int kept = found > LISTED ? LISTED + 1 : 0;
+        int kept = 0;
         if (found <= LISTED) {
             for (int i = 0; i < found; ++i) {
                 const float score = scores[own * LISTED + i];
@@ -164,6 +164,9 @@ struct Nearest {
                     ++kept;
                 }
             }
+        } else {
+            // What did not fit is not known any more.
+            kept = LISTED + 1;
         }
         listed[own] = kept;
         const long long row = tile.row + own;

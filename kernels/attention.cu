@@ -91,13 +91,14 @@ __device__ __forceinline__ void attention(const T* qkv, const T* bias, T* out, i
         copy_async_wait<0>();
         // This tile is there for all; and all are done with the other buffer.
         sync_threads();
+        // Saves work only: past the end there would be zeros.
         if (first + KEYS < t) {
             const int other = (buffer ^ 1) * KEYS * STRIDE;
             load_tokens<T, HEAD>(keys + other, queries + width, stride, first + KEYS, t);
             load_tokens<T, HEAD>(values + other, queries + 2 * width, stride, first + KEYS, t);
         }
         copy_async_commit();
-        // Warps without a query only help with the copies.
+        // Saves work only: warps without a query have but to help with the copies.
         if (first_query >= t) continue;
 
         float scores[KEYS / 8][4];
@@ -105,6 +106,7 @@ __device__ __forceinline__ void attention(const T* qkv, const T* bias, T* out, i
         for (int n = 0; n < KEYS / 8; n += 2) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) scores[n][e] = scores[n + 1][e] = 0.0f;
+            // Saves work only, as below: keys past the end are zeros, and their weights.
             if (first + n * 8 < t) {
                 const int key = buffer * KEYS + n * 8 + lane / 16 * 8 + lane % 8;
 #pragma unroll
@@ -144,6 +146,7 @@ __device__ __forceinline__ void attention(const T* qkv, const T* bias, T* out, i
 
 #pragma unroll
         for (int k = 0; k < KEYS / 16; ++k) {
+            // Saves work only.
             if (first + k * 16 >= t) break;
 #pragma unroll
             for (int n = 2 * k; n < 2 * k + 2; ++n) {
@@ -188,9 +191,12 @@ __device__ __forceinline__ void attention(const T* qkv, const T* bias, T* out, i
     }
 }
 
-// Two or three blocks a multiprocessor: as many as their registers leave room for.
+// Blocks on a multiprocessor at least: as many as their registers leave room for.
+template <int HEAD>
+constexpr int BLOCKS = HEAD > 64 ? 2 : 3;
+
 #define ATTENTION(name, T, HEAD)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, HEAD > 64 ? 2 : 3)                                  \
+    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, BLOCKS<HEAD>)                                       \
         name(const T* qkv, const T* bias, T* out, int t, int heads) {                                                   \
         attention<T, HEAD>(qkv, bias, out, t, heads);                                                                   \
     }                                                                                                                   \

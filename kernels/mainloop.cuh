@@ -134,9 +134,11 @@ __device__ __forceinline__ void multiply_tiles(const __half* a, const __half* b,
             for (int n = 0; n < 8; ++n)
 #pragma unroll
                 for (int e = 0; e < 4; ++e) sums.values[m][n][e] = 0.0f;
-        // Nothing to do for a warp whose rows or columns are all past the end, as most are in a tile of a small group.
-        const bool needed = tile.row + threadIdx.x / 128 * 64 < tile.row_end &&
-                            tile.column + threadIdx.x / 32 % 4 * 64 < tile.column_end;
+        // The products of a warp whose rows or columns are all past the end, as most are in a tile of a
+        // small group, are zeros.
+        const long long warp_row = tile.row + threadIdx.x / 128 * 64, warp_column = tile.column + threadIdx.x / 32 % 4 * 64;
+        // Saves work only.
+        const bool needed = warp_row < tile.row_end && warp_column < tile.column_end;
         for (int k = 0; k < stride; k += TILE_DEPTH) {
             copy_async_wait<TILE_STAGES - 2>();
             // This step's stage is there for all; and all have read the stage that is filled next.

@@ -22,7 +22,8 @@
 
 constexpr int GROUP_ROWS = 16;
 
-// The tiles of a rectangle that hold a pair with row < column + offset, every gridDim.x-th from this block's own on.
+// The tiles of a rectangle that hold a pair with row < column + offset, every gridDim.x-th from this block's own on; rows may not
+// reach further than columns, rows <= columns + offset.
 struct AboveDiagonal {
     long long rows, columns, offset;
     long long group, place, left;
@@ -37,8 +38,7 @@ struct AboveDiagonal {
     }
 
     __device__ long long count(long long group) const {
-        const long long tiles = (columns + TILE_COLUMNS - 1) / TILE_COLUMNS - first(group);
-        return tiles > 0 ? tiles * GROUP_ROWS : 0;
+        return ((columns + TILE_COLUMNS - 1) / TILE_COLUMNS - first(group)) * GROUP_ROWS;
     }
 
     __device__ bool next(Tile& tile) {
@@ -52,6 +52,7 @@ struct AboveDiagonal {
             const long long row = (group * GROUP_ROWS + place % GROUP_ROWS) * TILE_ROWS;
             const long long column = (first(group) + place / GROUP_ROWS) * TILE_COLUMNS;
             place += gridDim.x;
+            // Saves work only.
             if (row < rows && column + TILE_COLUMNS - 1 + offset > row) {
                 tile = {row, rows, column, columns, true, true};
                 return true;

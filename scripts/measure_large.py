@@ -63,18 +63,29 @@ def run(command):
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peaks
 
 
-def load(folder, rows):
-    """The wanted rows, in order, as f64 of unit length."""
+def load(run, rows):
+    """The wanted rows, which ascend, as the run stores them (unit rows, rounded to f16 again), in f64."""
     found = []
     first = 0
-    for file in sorted(folder.glob("emb_*.npy")):
-        shard = np.load(file, mmap_mode="r")
-        last = first + len(shard)
+    for file in sorted((run / "embeddings").glob("part-*.parquet")):
+        column = pq.read_table(file, columns=["embedding"])["embedding"].combine_chunks()
+        last = first + len(column)
         here = rows[(rows >= first) & (rows < last)] - first
-        found.append(np.asarray(shard[here], dtype=np.float64))
+        values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+        found.append(values[here].astype(np.float64))
         first = last
-    values = np.concatenate(found)
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
+    return np.concatenate(found)
+
+
+def allowed(report, n, d, within):
+    """Bytes of anonymous memory by the formula in README.md (mapped pages come on top)."""
+    matrix = min(4 * n * d, 512 << 20)
+    total = 300 * n + 80 * within + matrix + (3 << 28)
+    fit = (report.get("clusters") or {}).get("request")
+    if fit:
+        total += 16 * fit["clusters"] * d
+        total += 4 * fit["fit_fraction"] * n * d if fit["fit_fraction"] < 1 else 0
+    return total
 
 
 def row_numbers(ids, shards):
@@ -90,11 +101,11 @@ def row_numbers(ids, shards):
     return np.array([starts[stem] + int(row) for stem, _, row in split], dtype=np.int64)
 
 
-def true_pairs(folder, eps):
+def true_pairs(folder, run, eps):
     """Pairs of rows of one planted group within eps, and whether the group lies on a border."""
     truth = pq.read_table(folder / "truth.parquet").to_pydict()
     rows, groups, border = (np.array(truth[name]) for name in ("row", "group", "border"))
-    values = load(folder, rows)
+    values = load(run, rows)
     order = np.argsort(groups, kind="stable")
     cuts = np.flatnonzero(np.diff(groups[order])) + 1
     pairs, on_border, edge = [], [], 0
@@ -168,7 +179,7 @@ def main():
     report = json.loads((out / "run.json").read_text())
     eps = report["decide"]["eps"]
     shards = [(file.stem, len(np.load(file, mmap_mode="r"))) for file in files]
-    pairs, border, edge = true_pairs(folder, eps)
+    pairs, border, edge = true_pairs(folder, out, eps)
     found = found_pairs(out, eps, shards)
     inside = [not b for b in border]
     gib = lambda size: f"{size / 2**30:.2f} GiB"
@@ -179,6 +190,7 @@ def main():
         ("wall, CPU", f"{wall:.1f} s, {cpu:.1f} s"),
         ("stages", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report["seconds"].items())),
         ("peak memory", f"{gib(peaks['VmHWM'])}, of which anonymous at most {gib(peaks['RssAnon'])}"),
+        ("anonymous by the formula", gib(allowed(report, args.rows, args.dims, len(found)))),
         ("true pairs, stored pairs within eps", f"{len(pairs):,} ({edge} within 1e-6 of eps), {len(found):,}"),
         ("stored and not planted", f"{len(found - set(pairs)):,}"),
         ("recall by rows against the truth", recall_by_rows(pairs, found, [True] * len(pairs))),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clipsift::clip::BUILTIN;
 use clipsift::device::DTypeSpec;
-use clipsift::pipeline::{Context, Run, Summary, check_against};
+use clipsift::pipeline::{Context, Run, Summary};
 use clipsift::read::Options;
 use clipsift::read::embeddings::Embeddings;
 use clipsift::store::run_file::AuditResult;
@@ -129,7 +129,14 @@ pub(crate) fn score(
         ));
     }
     with_context(terminal, |context| {
-        if let Some(run) = import(&args.runs, args.out.as_deref(), &args.import, &[], context)? {
+        let check = |_: &Embeddings| Ok(());
+        if let Some(run) = import(
+            &args.runs,
+            args.out.as_deref(),
+            &args.import,
+            check,
+            context,
+        )? {
             return score_one(run, &args.heads, &thresholds, context);
         }
         if args.out.is_some() {
@@ -170,12 +177,12 @@ fn score_one(
     Ok(())
 }
 
-/// The run that is made of embeddings by others, where such files are named; none for run directories.
+/// The run that is made of embeddings by others, where such files are named and pass a check; none for run directories.
 fn import(
     paths: &[PathBuf],
     out: Option<&Path>,
     flags: &ImportFlags,
-    against: &[PathBuf],
+    check: impl FnOnce(&Embeddings) -> Result<()>,
     context: Context,
 ) -> Result<Option<Run>> {
     let is_file = |path: &&PathBuf| {
@@ -203,8 +210,7 @@ fn import(
     })?;
     let import = flags.to_import();
     let files = Embeddings::open(paths, &import.columns)?;
-    let (d, kind) = (files.dims(), files.id_type());
-    check_against(against, clipsift::pipeline::IMPORTED, d, kind)?;
+    check(&files)?;
     Run::import(&files, out, &import, context).map(Some)
 }
 
@@ -218,11 +224,12 @@ pub(crate) fn dedup(
     }
     let dedup = args.dedup.to_dedup()?;
     with_context(terminal, |context| {
+        let check = |files: &Embeddings| dedup.check_for(files);
         let mut run = match import(
             &args.runs,
             args.out.as_deref(),
             &args.import,
-            &dedup.against,
+            check,
             context,
         )? {
             Some(run) => run,

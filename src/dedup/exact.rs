@@ -138,7 +138,7 @@ impl From<Error> for crate::Error {
 /// Identical rows are collapsed first: the earliest stands for its class, the others appear only in a pair with it
 /// (`identical` true, whatever the floor), and the cosines are taken among the rows that stand for a class.
 ///
-/// Memory beyond the rows: 40 bytes a row, the tiles (`4 * tile * (tile + 2 d)` bytes a thread) and one block of pairs, see
+/// Memory beyond the rows: 40 bytes a row, the rounded rows of some tiles and one block of pairs, see
 /// [`tile::pairs_above`]. It does not grow with the number of pairs, unless one row alone has more than 2^23.
 #[derive(Clone, Debug)]
 pub struct ExactPairs<'a> {

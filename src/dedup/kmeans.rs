@@ -227,7 +227,8 @@ impl KMeans {
     /// clusters stay empty.
     ///
     /// Memory beyond the rows: 44 bytes a row, `16 k d` bytes, and about 2 MB a thread; with a fit fraction f below 1 also a
-    /// copy of the sample, `4 f n d` bytes; with [`Init::KMeansParallel`] also `40 k d` bytes.
+    /// copy of the sample, `4 f n d` bytes; with [`Init::KMeansParallel`] also `40 k d` bytes; with [`Init::KMeansPlusPlus`], while
+    /// it chooses, also `f n (d + 100)` bytes for the rows in 8 bits, where the processor multiplies these.
     ///
     /// # Errors
     /// See [`Error`].

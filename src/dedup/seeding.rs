@@ -5,7 +5,8 @@
 
 use super::kmeans::{Step, Tell, slab_of};
 use crate::ops::assign::assign;
-use crate::ops::dot;
+use crate::ops::nearer::{Nearer, Scratch};
+use crate::ops::rows::Rows;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
@@ -30,29 +31,29 @@ pub(super) fn plus_plus(
         .step_by(BLOCK)
         .map(|start| (start..(start + BLOCK).min(n)).map(weight).sum())
         .collect();
+    let nearer = Nearer::new(Rows::all(rows, d)?, BLOCK);
     let mut chosen = Vec::with_capacity(k);
     while chosen.len() < k {
         let Some(row) = draw(&distances, &weight, &sums, rng) else {
             break;
         };
         let newest = &rows[row * d..(row + 1) * d];
-        let first = chosen.is_empty();
+        if chosen.is_empty() {
+            distances.fill(f64::INFINITY);
+        }
         chosen.push(row);
+        let point = nearer.point(newest);
         distances
             .par_chunks_mut(BLOCK)
-            .zip(rows.par_chunks(BLOCK * d))
             .enumerate()
-            .map(|(block, (distances, rows))| {
-                let mut sum = 0.0;
-                for (i, (distance, x)) in distances.iter_mut().zip(rows.chunks_exact(d)).enumerate()
-                {
-                    let to_newest = dot::squared_distance(x, newest);
-                    if first || to_newest < *distance {
-                        *distance = to_newest;
-                    }
-                    sum += *distance * weight(block * BLOCK + i);
-                }
-                sum
+            .map_init(Scratch::default, |scratch, (block, distances)| {
+                nearer.lower(&point, block, distances, scratch);
+                let weights = (block * BLOCK..).map(weight);
+                distances
+                    .iter()
+                    .zip(weights)
+                    .map(|(distance, weight)| distance * weight)
+                    .sum()
             })
             .collect_into_vec(&mut sums);
         tell(Step::Seeded {

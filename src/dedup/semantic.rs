@@ -122,7 +122,7 @@ impl From<Error> for crate::Error {
 /// Rows in clusters, and the pairs inside them.
 ///
 /// Memory beyond the rows and k-means: 8 bytes a row; for the pairs of a batch of clusters 256 MiB, with each cluster's own
-/// 40 bytes a row; and the tiles, `4 * tile * (tile + 2 d)` bytes a thread.
+/// 40 bytes a row; and the tiles of [`tile::pairs_above`].
 #[derive(Clone, Debug)]
 pub struct SemanticDedup<'a> {
     rows: Cow<'a, [f32]>,
@@ -227,12 +227,15 @@ impl<'a> SemanticDedup<'a> {
 
     /// Pairs of rows inside clusters: the comparisons that [`SemanticDedup::for_each_told`] tells of, where all rows differ.
     pub fn comparisons(&self) -> u64 {
-        let of = |cluster| {
-            let all = self.groups.rows_of(cluster);
-            let own = all.partition_point(|&row| row < self.own as u64);
-            triangle(own as u64) + (own * (all.len() - own)) as u64
-        };
-        (0..self.groups.len()).map(of).sum()
+        (0..self.groups.len())
+            .map(|cluster| self.comparisons_of(cluster))
+            .sum()
+    }
+
+    fn comparisons_of(&self, cluster: usize) -> u64 {
+        let all = self.groups.rows_of(cluster);
+        let own = all.partition_point(|&row| row < self.own as u64);
+        triangle(own as u64) + (own * (all.len() - own)) as u64
     }
 
     /// [`SemanticDedup::for_each`], telling `visit` with each block how many pairs of rows were compared for it.
@@ -325,6 +328,19 @@ impl<'a> SemanticDedup<'a> {
     /// # Errors
     /// [`Error::Order`].
     pub fn matches(&self, order: &[u64]) -> Result<Vec<Match>, Error> {
+        self.matches_told(order, |_| Ok(()))
+    }
+
+    /// [`SemanticDedup::matches`], telling `tell` how many more pairs of rows are being compared, of [`SemanticDedup::comparisons`] in
+    /// all; its error ends the work and is returned.
+    ///
+    /// # Errors
+    /// [`Error::Order`].
+    pub fn matches_told(
+        &self,
+        order: &[u64],
+        tell: impl Fn(u64) -> crate::Result<()> + Sync,
+    ) -> Result<Vec<Match>, Error> {
         let (n, all) = (self.kmeans.labels.len(), self.view()?);
         check_order(n, order).map_err(|got| Error::Order { rows: n, got })?;
         let labels: Vec<u32> = order
@@ -339,6 +355,7 @@ impl<'a> SemanticDedup<'a> {
             .into_par_iter()
             .map(|cluster| {
                 let ranked = ranked.rows_of(cluster);
+                tell(self.comparisons_of(cluster))?;
                 let is_own = |row: &&u64| **row < self.own as u64;
                 if ranked.iter().all(|row| is_own(&row)) {
                     return Ok(tile::best_earlier(all.select(ranked)?, self.params.tile));

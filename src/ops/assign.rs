@@ -1,14 +1,13 @@
 //! The nearest centroid of each row: the assignment step of k-means.
 //!
-//! `|x - c|^2 = |x|^2 + |c|^2 - 2 x.c`, so tiles of `x.c` come from an f32 matrix product and `|c|^2 - 2 x.c` is compared
-//! along the centroids. That is right to a few 1e-5 only; every centroid within the error bound of the smallest is therefore
+//! Scores come from coarse products, see [`super::coarse`]; every centroid whose score lies within the bound of the best is
 //! compared again by the canonical [`dot::squared_distance`], and the lowest number wins a tie. The result does not depend on
 //! tiles, threads or the instruction set.
 
+use super::coarse::{Block, Coarse, Precision, Products};
 use super::dot;
 use super::rows::Rows;
-use super::scan;
-use super::simd::gemm;
+use super::simd::sift::Found;
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -40,7 +39,11 @@ impl Assignment {
 
 /// The nearest of `centroids` `[k, d]` for each row of `data` `[n, d]`, by Euclidean distance; the lowest number on a tie.
 ///
-/// Memory: 12 bytes a row, and about a megabyte (`4 * 256 * min(k, 1024)` bytes and some candidates) a thread.
+/// Work: `2 n k d` operations, and one canonical distance for each row and each centroid that could be its nearest; `data` is
+/// read from memory once. With many clusters the products are the floor, with few the reading.
+///
+/// Memory: 12 bytes a row; the rounded centroids, `(d + 100) k` bytes in 8 bits and `4 (d + 10) k` in f32; and for each thread the rows
+/// of a tile, up to half a megabyte of products and some candidates.
 ///
 /// # Errors
 /// [`Error::Shape`] when there are no centroids, more than `u32` counts, or the values are not rows of `d`, not finite or longer
@@ -60,6 +63,18 @@ pub fn assign_tiled(
     row_tile: usize,
     centroid_tile: usize,
 ) -> Result<Assignment> {
+    assign_in(None, data, d, centroids, row_tile, centroid_tile)
+}
+
+/// [`assign_tiled`] in a given precision, or in the one that suits the rows.
+fn assign_in(
+    precision: Option<Precision>,
+    data: &[f32],
+    d: usize,
+    centroids: &[f32],
+    row_tile: usize,
+    centroid_tile: usize,
+) -> Result<Assignment> {
     let (rows, centers) = (Rows::all(data, d)?, Rows::all(centroids, d)?);
     if centers.is_empty() || u32::try_from(centers.len()).is_err() {
         return Err(Error::shape(
@@ -68,120 +83,195 @@ pub fn assign_tiled(
             format!("{}", centers.len()),
         ));
     }
-    for (name, view) in [("rows", rows), ("centroids", centers)] {
-        let longest = view.max_squared_length().sqrt();
-        if !longest.is_finite() || longest > LONGEST {
-            return Err(Error::shape(
-                "assign",
-                format!("finite {name} no longer than {LONGEST:e}"),
-                format!("one of length {longest:e}"),
-            ));
-        }
+    check("centroids", centers)?;
+    let tile = centroid_tile.max(1);
+    let mut task = Task::new(precision.unwrap_or(Precision::fastest(d)), centers, tile);
+    if precision.is_none() && !task.fits(rows)? {
+        task = Task::new(Precision::F32, centers, tile);
     }
-    let (row_tile, centroid_tile) = (row_tile.max(1), centroid_tile.max(1));
-    let squared: Vec<f64> = (0..centers.len())
-        .map(|j| dot::cosine(centers.values(j), centers.values(j)))
-        .collect();
-    let task = Task {
-        d,
-        centroids,
-        longest: squared.iter().copied().fold(0.0, f64::max).sqrt(),
-        squared: squared.iter().map(|&s| s as f32).collect(),
-        centroid_tile,
-    };
+    let task = task;
+    let row_tile = row_tile.max(1);
     let mut labels = vec![0; rows.len()];
     let mut squared_distances = vec![0.0; rows.len()];
     labels
         .par_chunks_mut(row_tile)
         .zip(squared_distances.par_chunks_mut(row_tile))
         .zip(data.par_chunks(row_tile * d))
-        .for_each_init(Scratch::default, |scratch, ((labels, distances), tile)| {
-            task.run(tile, scratch, labels, distances);
-        });
+        .try_for_each_init(Scratch::default, |scratch, ((labels, distances), tile)| {
+            let strip = task.coarse.strip();
+            labels
+                .chunks_mut(strip)
+                .zip(distances.chunks_mut(strip))
+                .zip(tile.chunks(strip * d))
+                .try_for_each(|((labels, distances), rows)| {
+                    task.run(rows, scratch, labels, distances).map(|_| ())
+                })
+        })?;
     Ok(Assignment {
         labels,
         squared_distances,
     })
 }
 
-struct Task<'a> {
-    d: usize,
-    centroids: &'a [f32],
-    /// `|c|^2` of each centroid.
-    squared: Vec<f32>,
-    /// The greatest `|c|`.
-    longest: f64,
-    centroid_tile: usize,
+/// # Errors
+/// [`Error::Shape`] for a row that is not finite or longer than [`LONGEST`].
+fn check(name: &str, rows: Rows) -> Result<()> {
+    let longest = rows.max_squared_length().sqrt();
+    if longest.is_finite() && longest <= LONGEST {
+        return Ok(());
+    }
+    Err(Error::shape(
+        "assign",
+        format!("finite {name} no longer than {LONGEST:e}"),
+        format!("one of length {longest:e}"),
+    ))
 }
 
-/// What a thread uses again from tile to tile.
+/// Centroids, made ready for any rows. With X = x - m and C = c - m (see [`super::coarse`]) the nearest centroid is the one of the
+/// greatest *score* `X.C - |C|^2 / 2`, which is `(|X|^2 - |x - c|^2) / 2`.
+struct Task<'a> {
+    coarse: Coarse,
+    centroids: Rows<'a>,
+    /// Tiles of rounded centroids.
+    tiles: Vec<Block>,
+    tile: usize,
+    /// `-|C|^2 / 2` of each centroid.
+    bases: Vec<f32>,
+    /// The greatest `|C|`, exact or rounded.
+    longest: f64,
+}
+
+/// What a thread uses again from strip to strip.
 #[derive(Default)]
 struct Scratch {
-    products: Vec<f32>,
-    /// For each row of the tile: the smallest `|c|^2 - 2 x.c` so far, and the centroids that may yet be nearest.
-    best: Vec<f32>,
+    left: Block,
+    products: Products,
+    over: Vec<f32>,
+    under: Vec<f32>,
+    limits: Vec<f32>,
+    /// For each row: a score that some centroid surely reaches.
+    promised: Vec<f64>,
+    greatest: Vec<f32>,
+    found: Vec<Found>,
+    /// For each row the centroids that may be nearest, with the most that their scores can be.
     candidates: Vec<Vec<(u32, f32)>>,
-    margins: Vec<f32>,
 }
 
-impl Task<'_> {
-    fn run(&self, tile: &[f32], scratch: &mut Scratch, labels: &mut [u32], distances: &mut [f64]) {
-        let (d, m) = (self.d, labels.len());
-        scratch.best.clear();
-        scratch.best.resize(m, f32::INFINITY);
-        scratch.candidates.resize_with(m, Vec::new);
-        scratch.candidates.iter_mut().for_each(Vec::clear);
-        scratch.margins.clear();
-        scratch
-            .margins
-            .extend(tile.chunks_exact(d).map(|x| self.margin(x)));
-        let mut first = 0;
-        for block in self.centroids.chunks(self.centroid_tile * d) {
-            let n = block.len() / d;
-            scratch.products.resize(m * n, 0.0);
-            gemm::rows_by_rows(tile, block, d, &mut scratch.products[..m * n]);
-            let squared = &self.squared[first..first + n];
-            for (i, scores) in scratch.products[..m * n].chunks_exact_mut(n).enumerate() {
-                for (score, &squared) in scores.iter_mut().zip(squared) {
-                    *score = squared - 2.0 * *score;
-                }
-                let best = &mut scratch.best[i];
-                *best = best.min(scan::smallest(scores, |x| x));
-                let limit = *best + scratch.margins[i];
-                scratch.candidates[i]
-                    .extend(scan::at_most(scores, limit).map(|j| ((first + j) as u32, scores[j])));
-            }
-            first += n;
-        }
-        for (i, x) in tile.chunks_exact(d).enumerate() {
-            let limit = scratch.best[i] + scratch.margins[i];
-            let mut nearest = (u32::MAX, f64::INFINITY);
-            for &(j, score) in &scratch.candidates[i] {
-                if score <= limit {
-                    let c = &self.centroids[j as usize * d..(j as usize + 1) * d];
-                    let distance = dot::squared_distance(x, c);
-                    // Candidates ascend, so the lowest number keeps a tie.
-                    if distance < nearest.1 {
-                        nearest = (j, distance);
-                    }
-                }
-            }
-            (labels[i], distances[i]) = nearest;
+impl<'a> Task<'a> {
+    fn new(precision: Precision, centroids: Rows<'a>, tile: usize) -> Task<'a> {
+        let coarse = Coarse::new(precision, centroids);
+        let starts = (0..centroids.len()).into_par_iter().step_by(tile);
+        let tiles: Vec<Block> = starts
+            .map(|start| {
+                let mut block = Block::default();
+                let numbers = start..(start + tile).min(centroids.len());
+                coarse.right(numbers.map(|j| centroids.values(j)), &mut block);
+                block
+            })
+            .collect();
+        let bases = (0..centroids.len())
+            .into_par_iter()
+            .map(|j| (-dot::squared_distance(centroids.values(j), coarse.centre()) / 2.0) as f32)
+            .collect();
+        Task {
+            longest: tiles.iter().map(Block::longest).fold(0.0, f64::max),
+            coarse,
+            centroids,
+            tiles,
+            tile,
+            bases,
         }
     }
 
-    /// How much greater than the smallest the score of the truly nearest centroid can be: twice what one score can be off.
-    /// A score is `|c|^2 - 2 x.c` with an f32 product, `|c|^2` rounded and one f32 subtraction; the canonical distance that
-    /// decides has an error of its own, smaller by 2^29 but relative to `(|x| + |c|)^2`. The sum is rounded up.
-    fn margin(&self, x: &[f32]) -> f32 {
-        const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
-        let (x, c) = (dot::cosine(x, x).sqrt(), self.longest);
-        let product = 2.0 * gemm::error_bound(self.d, x * c);
-        let rounding = UNIT * (3.0 * c * c + 4.0 * x * c);
-        let canonical = (self.d + 4) as f64 * f64::EPSILON * (x + c).powi(2);
-        // The last factor is for adding the margin to the smallest score in f32.
-        let margin = 2.0 * (product + rounding + canonical) + 2.0 * UNIT * (c * c + 2.0 * x * c);
-        (margin as f32).next_up()
+    /// Whether candidates are few: at most one in eight centroids, over a sample of the rows. A candidate costs as much as some ten
+    /// products in f32.
+    fn fits(&self, rows: Rows) -> Result<bool> {
+        let (n, k, strip) = (rows.len(), self.centroids.len(), self.coarse.strip());
+        if self.coarse.precision() == Precision::F32 || n < 8 * strip || k < 32 {
+            return Ok(true);
+        }
+        let mut sample = Vec::new();
+        rows.gather((0..strip).map(|s| s * n / strip), &mut sample);
+        let (mut labels, mut distances) = (vec![0; strip], vec![0.0; strip]);
+        let measured = self.run(
+            &sample,
+            &mut Scratch::default(),
+            &mut labels,
+            &mut distances,
+        )?;
+        Ok(measured <= strip * k / 8)
+    }
+
+    /// Labels a strip of rows; the number of distances that it took.
+    fn run(
+        &self,
+        rows: &[f32],
+        scratch: &mut Scratch,
+        labels: &mut [u32],
+        distances: &mut [f64],
+    ) -> Result<usize> {
+        let d = self.centroids.d();
+        let Scratch {
+            left,
+            products,
+            over,
+            under,
+            limits,
+            promised,
+            greatest,
+            found,
+            candidates,
+        } = scratch;
+        self.coarse.left(rows.chunks_exact(d), left);
+        if left.longest() >= LONGEST / 2.0 {
+            check("rows", Rows::all(rows, d)?)?;
+        }
+        // What rounding to 8 bits loses goes into the bias; the slack is for all else, in the score and in the distance.
+        let slack = self.coarse.slack_unshifted(left.longest(), self.longest);
+        promised.clear();
+        promised.resize(labels.len(), f64::NEG_INFINITY);
+        candidates.resize_with(labels.len(), Vec::new);
+        candidates.iter_mut().for_each(Vec::clear);
+        for (t, tile) in self.tiles.iter().enumerate() {
+            let first = t * self.tile;
+            let base = &self.bases[first..(first + self.tile).min(self.bases.len())];
+            tile.bias(base, left.longest(), left.greatest_error(), over, under);
+            self.coarse.sweep(left, tile, 0, products, |chunk| {
+                greatest.clear();
+                greatest.resize(labels.len(), f32::NEG_INFINITY);
+                chunk.greatest(under, |_| usize::MAX, greatest);
+                for (promised, &greatest) in promised.iter_mut().zip(&*greatest) {
+                    *promised = promised.max(f64::from(greatest) - slack);
+                }
+                left.limits(limits, |i| promised[i] - slack);
+                found.clear();
+                chunk.at_least(over, limits, found);
+                for found in &*found {
+                    candidates[found.row as usize].push((first as u32 + found.column, found.value));
+                }
+            });
+        }
+        left.limits(limits, |i| promised[i] - slack);
+        let mut measured = 0;
+        for (i, x) in rows.chunks_exact(d).enumerate() {
+            let last = |&&(_, value): &&(u32, f32)| value >= limits[i];
+            let mut numbers = candidates[i].iter().filter(last).map(|&(j, _)| j);
+            let others = candidates[i]
+                .iter()
+                .filter(last)
+                .map(|&(j, _)| self.centroids.values(j as usize));
+            let mut nearest = (u32::MAX, f64::INFINITY);
+            dot::squared_distances(x, others, |distance| {
+                let j = numbers.next().expect("a distance for each candidate");
+                measured += 1;
+                // Candidates ascend, so the lowest number keeps a tie.
+                if distance < nearest.1 {
+                    nearest = (j, distance);
+                }
+            });
+            (labels[i], distances[i]) = nearest;
+        }
+        Ok(measured)
     }
 }
 
@@ -239,8 +329,11 @@ mod tests {
                 rows
             };
             let (data, centroids) = (draw(n), draw(k));
-            let got = assign_tiled(&data, d, &centroids, row_tile, centroid_tile).unwrap();
-            prop_assert_eq!(got, brute(&data, d, &centroids));
+            let expected = brute(&data, d, &centroids);
+            for precision in Precision::available() {
+                let got = assign_in(Some(precision), &data, d, &centroids, row_tile, centroid_tile).unwrap();
+                prop_assert_eq!(&got, &expected, "{:?}", precision);
+            }
         }
     }
 

@@ -26,6 +26,45 @@ pub fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
     lanes::squared_distance(a, b)
 }
 
+/// [`cosine`] of `a` with each of `others`, in their order.
+pub(crate) fn cosines<'r>(
+    a: &[f32],
+    others: impl Iterator<Item = &'r [f32]>,
+    visit: impl FnMut(f64),
+) {
+    by_four(others, |b| lanes::dots(a, b), |b| lanes::dot(a, b), visit);
+}
+
+/// [`squared_distance`] of `a` to each of `others`, in their order.
+pub(crate) fn squared_distances<'r>(
+    a: &[f32],
+    others: impl Iterator<Item = &'r [f32]>,
+    visit: impl FnMut(f64),
+) {
+    by_four(
+        others,
+        |b| lanes::squared_distances(a, b),
+        |b| lanes::squared_distance(a, b),
+        visit,
+    );
+}
+
+fn by_four<'r>(
+    mut others: impl Iterator<Item = &'r [f32]>,
+    four: impl Fn([&[f32]; 4]) -> [f64; 4],
+    one: impl Fn(&[f32]) -> f64,
+    mut visit: impl FnMut(f64),
+) {
+    loop {
+        let next = [others.next(), others.next(), others.next(), others.next()];
+        if let [Some(b0), Some(b1), Some(b2), Some(b3)] = next {
+            four([b0, b1, b2, b3]).into_iter().for_each(&mut visit);
+        } else {
+            return next.into_iter().flatten().map(one).for_each(visit);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

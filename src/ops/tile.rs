@@ -1,15 +1,15 @@
 //! Cosine tiles: all pairs of rows above a threshold, and for each row its best match among the rows before it.
 //!
-//! A tile of cosines comes from an f32 matrix product, is scanned and forgotten; the matrix is never whole. What the scan finds
-//! within the error bound of the product (`simd::gemm::error_bound`, about 5e-5 for unit rows at d = 768) is only a candidate: it is
-//! computed again by the canonical [`dot::cosine`], and that value alone decides. The results are therefore the same bytes for
-//! every tile size, number of threads and instruction set.
+//! A tile of cosines comes from coarse products (8-bit integers where the processor multiplies them, else f32), is scanned and
+//! forgotten; the matrix is never whole. What the scan finds within the bound that `coarse` states is only a candidate: it
+//! is computed again by the canonical [`dot::cosine`], and that value alone decides. The results are therefore the same bytes
+//! for every tile size, number of threads and instruction set.
 
+use super::coarse::{Block, Coarse, Precision, Products};
 use super::dot;
 use super::identical;
 use super::rows::Rows;
-use super::scan;
-use super::simd::gemm;
+use super::simd::sift::Found;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -52,11 +52,18 @@ pub struct Match {
 /// All pairs of `rows` whose cosine is at least `threshold`, in ascending order of (a, b).
 ///
 /// `rows` are unit rows, their row numbers ascending and distinct. `visit` gets the pairs in blocks, each with the positions
-/// that its `a` come from; blocks follow one another and cover all positions. Where a block ends depends on `tile`; the pairs,
-/// one block after another, do not. `visit` may take the vector.
+/// that its `a` come from; blocks follow one another and cover all positions. Where a block ends depends on `tile` and the
+/// processor; the pairs, one block after another, do not. `visit` may take the vector.
 ///
-/// Memory: `4 * tile * (tile + 2 d)` bytes a thread, and the pairs of a block: 32 bytes each, at most
-/// max(2^23 and those of the tiles in flight, n) of them.
+/// Candidates come from 8-bit products where the processor has them, unless a sample of the rows has many in them; then from f32.
+///
+/// Work: each pair once, `n^2 d` operations (a multiplication and an addition each count). Every row is read from memory, and
+/// rounded, once for each band of `8 * tile` rows before it: `4 n d * n / (16 tile)` bytes. At d = 512 and a tile of 512 that is one
+/// byte for every 4096 operations, so arithmetic is the floor.
+///
+/// Memory: the rounded rows of a band and of a tile for each thread, `(d + 100) * tile * (8 + threads)` bytes in 8 bits and
+/// `4 (d + 10) * tile * (1 + threads)` in f32; up to half a megabyte of products a thread; and the pairs of a block: 32 bytes
+/// each, at most max(2^23 and those of the tiles in flight, n) of them.
 ///
 /// # Errors
 /// The first error of `visit` ends the walk and is returned.
@@ -66,28 +73,77 @@ pub fn pairs_above<E>(
     tile: usize,
     visit: impl FnMut(Range<usize>, &mut Vec<Pair>) -> Result<(), E>,
 ) -> Result<(), E> {
-    pairs_above_holding(rows, threshold, tile, PAIRS_HELD, visit)
+    let fastest = Precision::fastest(rows.d());
+    let precision = match fits(fastest, rows, threshold) {
+        true => fastest,
+        false => Precision::F32,
+    };
+    pairs_above_in(precision, rows, threshold, tile, PAIRS_HELD, visit)
 }
 
-/// [`pairs_above`] with blocks of at most `held` pairs, unless one row alone has more.
-fn pairs_above_holding<E>(
+/// Whether candidates are few in this precision: at most one in sixteen of a sample of pairs. A candidate costs as much as some ten
+/// products in f32, where next to nothing else is a candidate. Rows that 8 bits are too few for hold few values that outweigh
+/// all others, not the same ones in all rows.
+fn fits(precision: Precision, rows: Rows, threshold: f64) -> bool {
+    /// On each side; fewer rows are done before it matters.
+    const SAMPLE: usize = 256;
+    let n = rows.len();
+    if precision == Precision::F32 || n < 4 * SAMPLE {
+        return true;
+    }
+    let coarse = Coarse::new(precision, rows);
+    let (mut left, mut right, mut products) =
+        (Block::default(), Block::default(), Products::default());
+    let strip = coarse.strip();
+    coarse.left(
+        (0..strip).map(|s| rows.values((2 * s + 1) * n / (2 * strip))),
+        &mut left,
+    );
+    coarse.right((0..SAMPLE).map(|s| rows.values(s * n / SAMPLE)), &mut right);
+    let (mut bias, mut under, mut limits, mut found) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    right.bias(right.shifts(), left.longest(), 0.0, &mut bias, &mut under);
+    let slack = coarse.slack(left.longest().max(right.longest()));
+    left.limits(&mut limits, |i| {
+        threshold - left.shift(i) - right.longest() * left.error(i) - slack
+    });
+    coarse.sweep(&left, &right, 0, &mut products, |chunk| {
+        chunk.at_least(&bias, &limits, &mut found)
+    });
+    found.len() <= strip * SAMPLE / 16
+}
+
+/// [`pairs_above`] in a given precision, with blocks of at most `held` pairs, unless one row alone has more.
+fn pairs_above_in<E>(
+    precision: Precision,
     rows: Rows,
     threshold: f64,
     tile: usize,
     held: usize,
     mut visit: impl FnMut(Range<usize>, &mut Vec<Pair>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let tile = tile.max(1);
-    let longest = rows.max_squared_length();
-    let limit = gemm::round_down(threshold - gemm::error_bound(rows.d(), longest));
-    let (mut start, mut height) = (0, tile);
+    let search = Search {
+        rows,
+        threshold,
+        tile: tile.max(1),
+        held,
+        coarse: Coarse::new(precision, rows),
+    };
+    let highest = search.highest();
+    let (mut start, mut height) = (0, highest);
     while start < rows.len() {
         let band = start..(start + height).min(rows.len());
-        match band_pairs(rows, band.clone(), threshold, limit, tile, held) {
+        match search.band_pairs(band.clone()) {
             Some(mut pairs) => {
+                // A band twice as high would have too many again.
+                let room = pairs.len() < held / 4;
                 visit(band.clone(), &mut pairs)?;
                 start = band.end;
-                height = (height * 2).min(tile);
+                height = if room {
+                    (height * 2).min(highest)
+                } else {
+                    height
+                };
             }
             None => height = band.len().div_ceil(2),
         }
@@ -95,75 +151,183 @@ fn pairs_above_holding<E>(
     Ok(())
 }
 
-/// The pairs between a band of positions and all later ones, sorted; none when they are more than `held` and the band can be
-/// cut.
-fn band_pairs(
-    rows: Rows,
-    band: Range<usize>,
+/// What [`pairs_above`] looks for.
+struct Search<'a> {
+    rows: Rows<'a>,
     threshold: f64,
-    limit: f32,
     tile: usize,
     held: usize,
-) -> Option<Vec<Pair>> {
-    let (d, n) = (rows.d(), rows.len());
-    let mut scratch = Vec::new();
-    let left = rows.tile(band.clone(), &mut scratch);
-    let found = AtomicUsize::new(0);
-    let too_many = || band.len() > 1 && found.load(Ordering::Relaxed) > held;
-    let tiles: Vec<Vec<Pair>> = (band.start..n)
-        .into_par_iter()
-        .step_by(tile)
-        .map_init(
-            || (Vec::new(), Vec::new()),
-            |(scratch, products): &mut (Vec<f32>, Vec<f32>), start| {
+    coarse: Coarse,
+}
+
+/// What a thread uses again from tile to tile.
+#[derive(Default)]
+struct Scratch {
+    right: Block,
+    bias: Vec<f32>,
+    under: Vec<f32>,
+    sifted: Sifted,
+}
+
+/// What a thread uses again from strip to strip.
+#[derive(Default)]
+struct Sifted {
+    products: Products,
+    limits: Vec<f32>,
+    found: Vec<Found>,
+}
+
+impl Search<'_> {
+    /// Rows of a band. Rounding the rows after it costs as much as a hundred or two products each, so it is done for many.
+    fn highest(&self) -> usize {
+        match self.coarse.precision() {
+            Precision::F32 => self.tile,
+            _ => self.tile.saturating_mul(8),
+        }
+    }
+
+    /// The pairs between a band of positions and all later ones, sorted; none when they are more than `held` and the band can be
+    /// cut.
+    fn band_pairs(&self, band: Range<usize>) -> Option<Vec<Pair>> {
+        let (rows, tile, strip) = (self.rows, self.tile, self.coarse.strip());
+        let strips: Vec<(usize, Block)> = band
+            .clone()
+            .into_par_iter()
+            .step_by(strip)
+            .map(|first| {
+                let mut block = Block::default();
+                let positions = first..(first + strip).min(band.end);
+                self.coarse
+                    .left(positions.map(|p| rows.values(p)), &mut block);
+                (first, block)
+            })
+            .collect();
+        let longest = strips
+            .iter()
+            .map(|(_, block)| block.longest())
+            .fold(0.0, f64::max);
+        let found = AtomicUsize::new(0);
+        let too_many = || band.len() > 1 && found.load(Ordering::Relaxed) > self.held;
+        let tiles: Vec<Vec<Pair>> = (band.start..rows.len())
+            .into_par_iter()
+            .step_by(tile)
+            .map_init(Scratch::default, |scratch, start| {
+                let columns = start..(start + tile).min(rows.len());
                 let mut pairs = Vec::new();
                 if too_many() {
                     return pairs;
                 }
-                let columns = start..(start + tile).min(n);
-                let right = rows.tile(columns.clone(), scratch);
-                products.resize(band.len() * columns.len(), 0.0);
-                gemm::rows_by_rows(left, right, d, products);
-                for (i, cosines) in band.clone().zip(products.chunks_exact(columns.len())) {
-                    let after = (i + 1).saturating_sub(columns.start).min(cosines.len());
-                    for j in scan::at_least(&cosines[after..], limit) {
-                        let j = columns.start + after + j;
-                        let cosine = dot::cosine(rows.values(i), rows.values(j));
-                        if cosine >= threshold {
-                            pairs.push(Pair {
-                                a: rows.row_at(i),
-                                b: rows.row_at(j),
-                                cosine,
-                                identical: false,
-                            });
-                        }
+                let Scratch {
+                    right,
+                    bias,
+                    under,
+                    sifted,
+                } = scratch;
+                self.coarse
+                    .right(columns.clone().map(|p| rows.values(p)), right);
+                right.bias(right.shifts(), longest, 0.0, bias, under);
+                for (first, left) in &strips {
+                    if *first >= columns.end || too_many() {
+                        break;
                     }
+                    let before = pairs.len();
+                    self.strip_pairs(
+                        *first,
+                        left,
+                        longest,
+                        columns.start,
+                        right,
+                        bias,
+                        sifted,
+                        &mut pairs,
+                    );
+                    found.fetch_add(pairs.len() - before, Ordering::Relaxed);
                 }
-                found.fetch_add(pairs.len(), Ordering::Relaxed);
                 pairs
-            },
-        )
-        .collect();
-    if too_many() {
-        return None;
+            })
+            .collect();
+        if too_many() {
+            return None;
+        }
+        let mut pairs = tiles.concat();
+        drop(tiles);
+        pairs.par_sort_unstable_by_key(Pair::key);
+        Some(pairs)
     }
-    let mut pairs = tiles.concat();
-    drop(tiles);
-    pairs.par_sort_unstable_by_key(Pair::key);
-    Some(pairs)
+
+    /// Appends the pairs of a strip from position `first` on with later ones of a tile from position `start` on, which `bias`
+    /// already makes ready for the strips of a band whose rows are at most `longest`.
+    #[allow(clippy::too_many_arguments)]
+    fn strip_pairs(
+        &self,
+        first: usize,
+        left: &Block,
+        longest: f64,
+        start: usize,
+        right: &Block,
+        bias: &[f32],
+        sifted: &mut Sifted,
+        pairs: &mut Vec<Pair>,
+    ) {
+        let (
+            rows,
+            Sifted {
+                products,
+                limits,
+                found,
+            },
+        ) = (self.rows, sifted);
+        let slack = self.coarse.slack(longest.max(right.longest()));
+        left.limits(limits, |i| {
+            self.threshold - left.shift(i) - right.longest() * left.error(i) - slack
+        });
+        let from = (first + 1).saturating_sub(start);
+        self.coarse.sweep(left, right, from, products, |chunk| {
+            found.clear();
+            chunk.at_least(bias, limits, found);
+            for of_row in found.chunk_by(|x, y| x.row == y.row) {
+                let i = first + of_row[0].row as usize;
+                let later = || {
+                    of_row
+                        .iter()
+                        .map(|f| start + f.column as usize)
+                        .filter(|&j| j > i)
+                };
+                let mut positions = later();
+                let others = later().map(|j| rows.values(j));
+                dot::cosines(rows.values(i), others, |cosine| {
+                    let j = positions.next().expect("a cosine for each position");
+                    if cosine >= self.threshold {
+                        pairs.push(Pair {
+                            a: rows.row_at(i),
+                            b: rows.row_at(j),
+                            cosine,
+                            identical: false,
+                        });
+                    }
+                });
+            }
+        });
+    }
 }
 
 /// For each position the row before it with the greatest cosine, the earliest on a tie; the row itself and 0 at the first
 /// position. This is the pairwise step of the reference system (NVIDIA NeMo Curator) with `rows` in rank order.
 ///
 /// `rows` are unit rows in any order, all different row numbers. Rows that are identical to an earlier one are not looked at as
-/// matches, since the earlier one has the same cosine. Memory: 48 bytes a row, `4 * tile * (tile + 2 d)` bytes a thread.
+/// matches, since the earlier one has the same cosine. Memory: 48 bytes a row; a thread holds two tiles of rounded rows
+/// (`2 (d + 100) * tile` bytes in 8 bits, `8 (d + 10) * tile` in f32) and up to half a megabyte of products.
 pub fn best_earlier(rows: Rows, tile: usize) -> Vec<Match> {
-    let (d, tile) = (rows.d(), tile.max(1));
+    best_earlier_in(Precision::fastest(rows.d()), rows, tile)
+}
+
+/// [`best_earlier`] in a given precision.
+fn best_earlier_in(precision: Precision, rows: Rows, tile: usize) -> Vec<Match> {
+    let tile = tile.max(1);
     let first = identical::first_identical(rows);
     let distinct: Vec<usize> = (0..rows.len()).filter(|&p| first[p] == p as u64).collect();
     drop(first);
-    let margin = gemm::error_bound(d, rows.max_squared_length());
+    let coarse = Coarse::new(precision, rows);
     let mut best: Vec<Match> = (0..rows.len())
         .map(|p| Match {
             row: rows.row_at(p),
@@ -171,167 +335,116 @@ pub fn best_earlier(rows: Rows, tile: usize) -> Vec<Match> {
         })
         .collect();
     best.par_chunks_mut(tile).enumerate().for_each_init(
-        || (Vec::new(), Vec::new(), Vec::new()),
-        |(left_scratch, right_scratch, products): &mut (Vec<f32>, Vec<f32>, Vec<f32>),
-         (block, best)| {
-            let band = block * tile..block * tile + best.len();
-            let left = rows.tile(band.clone(), left_scratch);
-            // Cosines below this cannot be the best any more.
-            let mut limits = vec![f32::NEG_INFINITY; best.len()];
-            let mut found = vec![f64::NEG_INFINITY; best.len()];
-            let earlier = distinct.partition_point(|&p| p + 1 < band.end);
-            for columns in distinct[..earlier].chunks(tile) {
-                rows.gather(columns.iter().copied(), right_scratch);
-                products.resize(best.len() * columns.len(), 0.0);
-                gemm::rows_by_rows(left, right_scratch, d, products);
-                for (i, cosines) in products.chunks_exact(columns.len()).enumerate() {
-                    let position = band.start + i;
-                    let before = columns.partition_point(|&p| p < position);
-                    let greatest = -scan::smallest(&cosines[..before], |x| -x);
-                    // The greatest of this tile may be off by the margin downwards, the others upwards.
-                    let mut limit =
-                        limits[i].max(gemm::round_down(f64::from(greatest) - 2.0 * margin));
-                    for j in scan::at_least(&cosines[..before], limit) {
-                        // The limit has risen since.
-                        if cosines[j] >= limit {
-                            let p = columns[j];
-                            let cosine = dot::cosine(rows.values(position), rows.values(p));
-                            // Positions ascend, so the earliest keeps a tie.
-                            if cosine > found[i] {
-                                found[i] = cosine;
-                                best[i] = Match {
-                                    row: rows.row_at(p),
-                                    cosine,
-                                };
-                                limit = limit.max(gemm::round_down(cosine - margin));
-                            }
-                        }
-                    }
-                    limits[i] = limit;
-                }
-            }
+        BestScratch::default,
+        |scratch, (block, best)| {
+            let earlier = distinct.partition_point(|&p| p + 1 < block * tile + best.len());
+            let task = BestTask {
+                rows,
+                coarse: &coarse,
+                tile,
+                first: block * tile,
+                earlier: &distinct[..earlier],
+            };
+            task.run(best, scratch);
         },
     );
     best
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::normalize::normalize_rows;
-    use proptest::prelude::*;
-    use rand_chacha::ChaCha8Rng;
-    use rand_chacha::rand_core::{RngCore, SeedableRng};
+/// A block of positions from `first` on, and the positions of distinct rows before its last.
+struct BestTask<'a> {
+    rows: Rows<'a>,
+    coarse: &'a Coarse,
+    tile: usize,
+    first: usize,
+    earlier: &'a [usize],
+}
 
-    /// Unit rows around a few directions, most of them a few last places apart, some identical.
-    fn draw(seed: u64, n: usize, d: usize) -> Vec<f32> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let directions: Vec<f32> = (0..3 * d)
-            .map(|_| rng.next_u32() as f32 / u32::MAX as f32 - 0.5)
-            .collect();
-        let mut rows = Vec::new();
-        for _ in 0..n {
-            let which = rng.next_u32() as usize % 3;
-            let noise = [0.0, 0.0, 1e-6, 1e-2][rng.next_u32() as usize % 4];
-            for &x in &directions[which * d..(which + 1) * d] {
-                rows.push(x + noise * (rng.next_u32() as f32 / u32::MAX as f32 - 0.5));
-            }
+#[derive(Default)]
+struct BestScratch {
+    strips: Vec<Block>,
+    right: Block,
+    bias: Vec<f32>,
+    under: Vec<f32>,
+    sifted: Sifted,
+}
+
+impl BestTask<'_> {
+    fn run(&self, best: &mut [Match], scratch: &mut BestScratch) {
+        let (rows, coarse, first) = (self.rows, self.coarse, self.first);
+        let BestScratch {
+            strips,
+            right,
+            bias,
+            under,
+            sifted,
+        } = scratch;
+        let Sifted {
+            products,
+            limits,
+            found,
+        } = sifted;
+        let strip = coarse.strip();
+        strips.resize_with(best.len().div_ceil(strip), Block::default);
+        for (s, block) in strips.iter_mut().enumerate() {
+            let positions = first + s * strip..(first + (s + 1) * strip).min(first + best.len());
+            coarse.left(positions.map(|p| rows.values(p)), block);
         }
-        assert!(normalize_rows(&mut rows, d).is_empty());
-        rows
-    }
-
-    fn collect(rows: Rows, threshold: f64, tile: usize, held: usize) -> Vec<Pair> {
-        let (mut all, mut next) = (Vec::new(), 0);
-        pairs_above_holding(rows, threshold, tile, held, |positions, pairs| {
-            assert_eq!(positions.start, next, "blocks follow one another");
-            next = positions.end;
-            all.append(pairs);
-            Ok::<(), ()>(())
-        })
-        .unwrap();
-        assert_eq!(next, rows.len());
-        all
-    }
-
-    fn brute(rows: Rows, threshold: f64) -> Vec<Pair> {
-        let mut pairs = Vec::new();
-        for i in 0..rows.len() {
-            for j in i + 1..rows.len() {
-                let cosine = dot::cosine(rows.values(i), rows.values(j));
-                if cosine >= threshold {
-                    pairs.push(Pair {
-                        a: rows.row_at(i),
-                        b: rows.row_at(j),
-                        cosine,
-                        identical: false,
-                    });
-                }
-            }
-        }
-        pairs
-    }
-
-    proptest! {
-        #[test]
-        fn pairs_are_those_of_all_cosines_one_by_one(
-            seed in any::<u64>(),
-            n in 0usize..40,
-            d in 2usize..40,
-            tile in 1usize..12,
-            held in 1usize..50,
-            from_a_pair in any::<bool>(),
-        ) {
-            let data = draw(seed, n, d);
-            let rows = Rows::all(&data, d).unwrap();
-            // A threshold that is some pair's own cosine: a last place decides.
-            let threshold = if from_a_pair && n > 1 {
-                dot::cosine(rows.values(0), rows.values(n - 1))
-            } else {
-                0.999
-            };
-            let expected = brute(rows, threshold);
-            prop_assert_eq!(&collect(rows, threshold, tile, held), &expected);
-            let index: Vec<u64> = (0..n as u64).step_by(2).collect();
-            let some = rows.select(&index).unwrap();
-            prop_assert_eq!(collect(some, threshold, tile, held), brute(some, threshold));
-        }
-
-        #[test]
-        fn the_best_earlier_row_is_that_of_all_cosines_one_by_one(
-            seed in any::<u64>(),
-            n in 0usize..40,
-            d in 2usize..40,
-            tile in 1usize..12,
-        ) {
-            let data = draw(seed, n, d);
-            let rows = Rows::all(&data, d).unwrap();
-            let index: Vec<u64> = (0..n as u64).rev().collect();
-            let rows = rows.select(&index).unwrap();
-            let mut expected = Vec::new();
-            for p in 0..n {
-                let mut best = (Match { row: rows.row_at(p), cosine: 0.0 }, f64::NEG_INFINITY);
-                for q in 0..p {
-                    let cosine = dot::cosine(rows.values(p), rows.values(q));
-                    if cosine > best.1 {
-                        best = (Match { row: rows.row_at(q), cosine }, cosine);
+        // The greatest canonical cosine so far.
+        let mut reached = vec![f64::NEG_INFINITY; best.len()];
+        // What it must be, as coarse products say.
+        let mut promised = vec![f64::NEG_INFINITY; best.len()];
+        let mut greatest = Vec::new();
+        for columns in self.earlier.chunks(self.tile) {
+            coarse.right(columns.iter().map(|&p| rows.values(p)), right);
+            for (s, left) in strips.iter().enumerate() {
+                let longest = left.longest().max(right.longest());
+                let slack = coarse.slack(longest);
+                let lost = |i: usize| right.longest() * left.error(i) + slack;
+                right.bias(right.shifts(), left.longest(), 0.0, bias, under);
+                let base = s * strip;
+                let before = |i: usize| columns.partition_point(|&p| p < first + base + i);
+                let ends: Vec<usize> = (0..left.rows()).map(before).collect();
+                coarse.sweep(left, right, 0, products, |chunk| {
+                    greatest.clear();
+                    greatest.resize(left.rows(), f32::NEG_INFINITY);
+                    chunk.greatest(under, |i| ends[i], &mut greatest);
+                    for (i, &greatest) in greatest.iter().enumerate() {
+                        let least = f64::from(greatest) + left.shift(i) - lost(i);
+                        let promised = &mut promised[base + i];
+                        *promised = promised.max(least).max(reached[base + i]);
                     }
-                }
-                expected.push(best.0);
+                    left.limits(limits, |i| promised[base + i] - left.shift(i) - lost(i));
+                    found.clear();
+                    chunk.at_least(bias, limits, found);
+                    for of_row in found.chunk_by(|x, y| x.row == y.row) {
+                        let i = of_row[0].row as usize;
+                        let earlier = || {
+                            of_row
+                                .iter()
+                                .map(|f| f.column as usize)
+                                .filter(|&j| j < ends[i])
+                                .map(|j| columns[j])
+                        };
+                        let mut positions = earlier();
+                        let others = earlier().map(|p| rows.values(p));
+                        dot::cosines(rows.values(first + base + i), others, |cosine| {
+                            let p = positions.next().expect("a cosine for each position");
+                            // Positions ascend, so the earliest keeps a tie.
+                            if cosine > reached[base + i] {
+                                reached[base + i] = cosine;
+                                best[base + i] = Match {
+                                    row: rows.row_at(p),
+                                    cosine,
+                                };
+                            }
+                        });
+                    }
+                });
             }
-            prop_assert_eq!(best_earlier(rows, tile), expected);
         }
-    }
-
-    #[test]
-    fn an_error_of_the_visitor_ends_the_walk() {
-        let data = draw(7, 20, 4);
-        let rows = Rows::all(&data, 4).unwrap();
-        let mut calls = 0;
-        let result = pairs_above(rows, -1.0, 4, |_, _| {
-            calls += 1;
-            if calls == 2 { Err("full") } else { Ok(()) }
-        });
-        assert_eq!((result, calls), (Err("full"), 2));
     }
 }
+
+#[cfg(test)]
+mod tests;

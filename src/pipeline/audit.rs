@@ -67,7 +67,7 @@ impl Run {
         }
         let drawn = params.rows.min(samples.len()) as u64;
         let mut running = context.begin(Stage::Audit, Some(drawn));
-        let matrix = Matrix::read(&self.home, &self.dirs(), samples, against, d, held)?;
+        let matrix = Matrix::read(&self.home, &self.dirs(), samples, against, d, held, context)?;
         let all = Rows::all(&matrix, d)?;
         // Of identical rows of earlier sets one stands for all, in pairs too.
         let own = samples.len();

@@ -130,7 +130,9 @@ impl Run {
             match stored {
                 Some(stored) if stored.serves(&request) => {
                     let dirs = self.dirs();
-                    duplicates::match_anew(&self.home, &dirs, &samples, &against, d, &plan)?;
+                    duplicates::match_anew(
+                        &self.home, &dirs, &samples, &against, d, &plan, context,
+                    )?;
                 }
                 _ => {
                     let sets = (&samples, &against);
@@ -161,7 +163,15 @@ impl Run {
         request: &DedupRequest,
         context: Context,
     ) -> Result<()> {
-        let matrix = Matrix::read(&self.home, &self.dirs(), samples, against, d, plan.held)?;
+        let matrix = Matrix::read(
+            &self.home,
+            &self.dirs(),
+            samples,
+            against,
+            d,
+            plan.held,
+            context,
+        )?;
         let known = self.file.clusters.as_ref();
         let known = known.filter(|known| known.against == request.against);
         let stored = match (&request.clusters, known) {
@@ -172,7 +182,12 @@ impl Run {
         };
         let keep_clusters = stored.is_some();
         let rows = (&matrix[..], samples.len(), d);
+        let begun = Instant::now();
         let search = duplicates::Search::begin(rows, mode, plan, stored, context)?;
+        // Parts of the stage, whose whole also has the reading of the embeddings in it.
+        if mode == Mode::Semantic && !keep_clusters {
+            self.took_for("kmeans", begun.elapsed().as_secs_f64());
+        }
         let copies = Copies::find(&self.dirs(), samples, against, &matrix, d)?;
         if keep_clusters {
             self.forget_pairs()?;
@@ -182,6 +197,7 @@ impl Run {
             // A search that is cut off goes on from them.
             self.save()?;
         }
+        let begun = Instant::now();
         let (written, used) =
             search.store(&self.home, &self.dirs(), samples, plan, &copies, context)?;
         if samples.is_against() {
@@ -189,6 +205,7 @@ impl Run {
         }
         self.file.pair_files = Some(written.files);
         self.file.complete_to = written.complete_to;
+        self.took_for("pairs", begun.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -214,9 +231,7 @@ impl Run {
         match &dedup.keep {
             None if imported => Ok(Keep::First),
             None => Ok(Keep::Largest),
-            Some(Keep::Largest) if imported => Err(Error::usage(
-                "--keep largest: embeddings without images have no sizes; use first, random, hard, easy or best:NAME",
-            )),
+            Some(Keep::Largest) if imported => Err(no_sizes()),
             Some(Keep::Best { score: name, .. })
                 if !self.file.scores.iter().any(|s| s.name == *name) =>
             {
@@ -372,6 +387,12 @@ impl Run {
         counts.insert("bad".into(), counts["corrupt"]);
         self.file.counts = counts;
     }
+}
+
+pub(super) fn no_sizes() -> Error {
+    Error::usage(
+        "--keep largest: embeddings without images have no sizes; use first, random, hard, easy or best:NAME",
+    )
 }
 
 /// For each good row the first threshold, in the order of the request, and then the first filter that it fails.

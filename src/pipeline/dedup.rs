@@ -2,12 +2,32 @@
 
 use std::path::PathBuf;
 
+use super::against::check_against;
 use super::clusters::Clusters;
+use super::decide::no_sizes;
 use super::duplicates::Mode;
+use super::import::IMPORTED;
 use crate::dedup::decide::{Keep, Removal};
+use crate::dedup::kmeans;
 use crate::error::{Error, Result};
+use crate::read::embeddings::Embeddings;
 
 /// How duplicates are found and decided.
+///
+/// # Memory
+///
+/// Of n rows of d dims, with k clusters fitted to a fraction f of the rows, at most
+///
+/// ```text
+/// 300 n                        ids, labels, orders, matches and decisions; of pairs, names to rows
+/// + 4 f n d                    the sample that k-means is fitted to, where f < 1
+/// + 16 k d                     centroids and their sums (56 k d with k-means||)
+/// + 80 (pairs within eps)      the graph that is decided on; identical rows are no pairs here
+/// + min(4 n d, 512 MiB)        the matrix; a larger one is mapped from a scratch file and takes one part
+/// + 0.75 GiB                   blocks of pairs on their way to files, tiles, parts
+/// ```
+///
+/// bytes, for ids of about 16 letters. Mapped pages come on top as far as the system has room for them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dedup {
     /// How to look.
@@ -154,6 +174,31 @@ impl Dedup {
             Some(keep @ (Keep::Hard | Keep::Easy)) if clusterless => Err(Error::usage(format!(
                 "--keep {keep} needs clusters; use --dedup semantic, or another order"
             ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Dedup {
+    /// What can be known to be wrong with a request before embeddings made by others are taken in.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an order by size, earlier sets or centroids that do not fit, or more clusters than rows.
+    pub fn check_for(&self, files: &Embeddings) -> Result<()> {
+        self.check()?;
+        if self.keep == Some(Keep::Largest) {
+            return Err(no_sizes());
+        }
+        check_against(&self.against, IMPORTED, files.dims(), files.id_type())?;
+        if self.clusters.given(files.dims())?.is_some() || !self.against.is_empty() {
+            // Clusters are of the rows of earlier sets as well.
+            return Ok(());
+        }
+        match self.clusters.clusters {
+            Some(clusters) if clusters as u64 > files.rows() && files.rows() > 0 => {
+                let rows = files.rows() as usize;
+                Err(kmeans::Error::TooFewRows { clusters, rows }.into())
+            }
             _ => Ok(()),
         }
     }

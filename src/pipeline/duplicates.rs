@@ -7,7 +7,7 @@ use super::copies::Copies;
 use super::decisions::write_matched;
 use super::matrix::Matrix;
 use super::pairs::{PairFiles, Written, pairs_path};
-use super::progress::{Context, Stage};
+use super::progress::{Context, Running, Stage};
 use super::set::{Samples, read_clusters, read_scores, sample_rows};
 use super::watch::KMeansWatch;
 use crate::atomic;
@@ -24,6 +24,7 @@ use crate::store::run_file::{ClusterRequest, Clustering, DedupRequest};
 use crate::store::tables::SampleRow;
 use crate::store::{RunDir, Table, findings};
 use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
 const CENTROIDS: &str = "clusters/centroids.safetensors";
 
@@ -285,8 +286,7 @@ impl<'a> Search<'a> {
             }
             Search::Semantic { dedup, .. } => {
                 dedup.for_each_told(&mut take)?;
-                write_matches(home, dirs, samples, dedup, plan)?;
-                running.advance(dedup.comparisons())?;
+                write_matches(home, dirs, samples, dedup, plan, &mut running)?;
             }
         }
         pairs.take(&copies.pairs)?;
@@ -350,11 +350,12 @@ pub(super) fn match_anew(
     against: &Against,
     d: usize,
     plan: &Plan,
+    context: Context,
 ) -> Result<()> {
     if samples.len() == 0 {
         return Ok(());
     }
-    let matrix = Matrix::read(home, dirs, samples, against, d, plan.held)?;
+    let matrix = Matrix::read(home, dirs, samples, against, d, plan.held, context)?;
     let centroids = read_centroids(&home.path(CENTROIDS), d)?;
     let (mut labels, _) = read_clusters(home, samples)?;
     let own = samples.len();
@@ -368,7 +369,10 @@ pub(super) fn match_anew(
     };
     let dedup =
         SemanticDedup::with_clusters(&matrix, d, centroids, labels, params)?.against(own)?;
-    write_matches(home, dirs, samples, &dedup, plan)
+    let mut running = context.begin(Stage::Dedup, Some(dedup.comparisons()));
+    write_matches(home, dirs, samples, &dedup, plan, &mut running)?;
+    running.finish();
+    Ok(())
 }
 
 fn write_clusters(
@@ -418,11 +422,17 @@ fn write_matches(
     samples: &Samples,
     dedup: &SemanticDedup,
     plan: &Plan,
+    running: &mut Running,
 ) -> Result<()> {
     let order = order(home, dirs, samples, plan.keep, plan.seed)?;
     let earlier = samples.len() as u64..samples.all() as u64;
     let ranked: Vec<u64> = earlier.chain(order.iter().copied()).collect();
-    let matches = dedup.matches(&ranked)?;
+    let running = Mutex::new(running);
+    let matches = dedup.matches_told(&ranked, |more| {
+        // What a thread leaves that panicked here is a count.
+        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.advance(more)
+    })?;
     let rows = order.iter().map(|row| {
         let found = &matches[*row as usize];
         (*row as usize, found.row as usize, found.cosine)

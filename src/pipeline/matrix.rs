@@ -14,6 +14,7 @@ use std::ops::Deref;
 use memmap2::Mmap;
 
 use super::against::Against;
+use super::progress::Context;
 use super::set::Samples;
 use crate::error::{Error, Result};
 use crate::mmap::map_file;
@@ -46,7 +47,7 @@ impl Matrix {
     ///
     /// # Errors
     /// [`Error::Run`] where a table is damaged or does not fit its samples; [`Error::Io`] where the scratch file cannot be
-    /// made or the disk is full.
+    /// made or the disk is full; [`Error::Interrupted`].
     pub(super) fn read(
         home: &RunDir,
         dirs: &[&RunDir],
@@ -54,6 +55,7 @@ impl Matrix {
         against: &Against,
         d: usize,
         held: Option<u64>,
+        context: Context,
     ) -> Result<Matrix> {
         let values = (samples.len() + against.len()) * d;
         let bytes = values as u64 * 4;
@@ -64,6 +66,7 @@ impl Matrix {
         if bytes <= held.unwrap_or_else(most_held) {
             let mut matrix = Vec::with_capacity(values);
             for_each(&mut |rows| {
+                context.check()?;
                 matrix.extend_from_slice(rows);
                 Ok(())
             })?;
@@ -72,6 +75,7 @@ impl Matrix {
         // Without a name from the start where the system can do that, else its name is taken at once.
         let mut file = tempfile::tempfile_in(home.root()).map_err(scratch(home, bytes))?;
         for_each(&mut |rows| {
+            context.check()?;
             file.write_all(bytemuck::cast_slice(rows))
                 .map_err(scratch(home, bytes))
         })?;

@@ -355,7 +355,12 @@ impl Run {
     }
 
     pub(super) fn took(&mut self, stage: Stage, seconds: f64) {
-        *self.file.seconds.entry(stage.as_str().into()).or_default() += seconds;
+        self.took_for(stage.as_str(), seconds);
+    }
+
+    /// [`RunFile::seconds`](crate::store::run_file::RunFile::seconds) of a part of a stage.
+    pub(super) fn took_for(&mut self, part: &str, seconds: f64) {
+        *self.file.seconds.entry(part.into()).or_default() += seconds;
     }
 
     pub(super) fn save(&mut self) -> Result<()> {

@@ -44,7 +44,8 @@ pub struct RunFile {
     pub write: Option<WriteRequest>,
     /// What came of it: read, bad, duplicates, kept, and a count for each threshold.
     pub counts: BTreeMap<String, u64>,
-    /// Seconds of work a stage, all runs of it together.
+    /// Seconds of work a stage, all runs of it together. `kmeans` (clusters) and `pairs` (pairs, matches and the files of both and
+    /// of clusters) are parts of `dedup`.
     pub seconds: BTreeMap<String, f64>,
 }
 

@@ -1,7 +1,7 @@
 //! tile.cu, and the pairwise rule of assign.cu, against their CPU twins: the same bytes.
 
 use clipsift::ops::cuda::tile::{best_earlier, cosines, pairs_above_in_groups};
-use clipsift::ops::cuda::{Budget, DeviceMatrix, View};
+use clipsift::ops::cuda::{Arg, Backend, Budget, DeviceMatrix, Launch, View};
 use clipsift::ops::dot;
 use clipsift::ops::rows::Rows;
 use clipsift::ops::tile::{self, Match, Pair};
@@ -80,7 +80,10 @@ fn check(emulator: &Emulator, n: usize, d: usize, rounding: Rounding) {
     let one = |n: usize| vec![n];
     let many = |n: usize| group_ends(n, 60, d as u64);
     type Case<'a> = (&'a [u64], Vec<usize>, f64, Budget, bool);
-    let checks: [Case; 6] = [
+    // With a threshold below 0, what lies past the ends would pass too.
+    let below = if n <= 65 { -0.5 } else { 0.97 };
+    let checks: [Case; 7] = [
+        (&all, many(n), below, whole, false),
         (&all, one(n), own, whole, false),
         (&some, one(some.len()), 0.999, tight, false),
         (&some, many(some.len()), own, tight, false),
@@ -202,6 +205,80 @@ fn listed_pairs_get_their_canonical_cosine() {
                 .map(|&(a, b)| dot::cosine(rows.values(a as usize), rows.values(b as usize)))
                 .collect();
             assert_eq!(got, expected);
+        }
+    });
+}
+
+/// Rows of -1, 0 and 1: their products are exact however they are summed.
+fn small_integers(n: usize, d: usize, seed: u64) -> Vec<f32> {
+    super::numbers::noise(n * d, seed)
+        .into_iter()
+        .map(|x| if x.abs() < 0.7 { 0.0 } else { x.signum() })
+        .collect()
+}
+
+fn halves(values: &[f32]) -> Vec<half::f16> {
+    values.iter().map(|x| half::f16::from_f32(*x)).collect()
+}
+
+#[test]
+fn candidates_are_the_pairs_at_the_limit_and_no_others() {
+    both_ways(|emulator| {
+        let d = 24;
+        for (rows, columns, offset, limit) in [
+            (130, 300, 0, 9.0),
+            (130, 130, 0, -40.0),
+            (3, 257, 0, -40.0),
+            (40, 130, 40, -40.0),
+            (130, 70, 61, 7.0),
+            (1, 1, 0, 0.0),
+        ] {
+            let (a, b) = (small_integers(rows, d, 1), small_integers(columns, d, 2));
+            let mut expected = Vec::new();
+            for (i, x) in a.chunks_exact(d).enumerate() {
+                for (j, y) in b.chunks_exact(d).enumerate() {
+                    if i < j + offset && dot::cosine(x, y) >= limit {
+                        expected.push((i as i32, j as i32));
+                    }
+                }
+            }
+            let (left, right) = (emulator.buffer(&halves(&a)), emulator.buffer(&halves(&b)));
+            for capacity in [expected.len(), expected.len() / 2] {
+                let found = emulator.buffer(&vec![-1i32; capacity.max(1) * 2]);
+                let count = emulator.buffer(&[0u64]);
+                let launch = Launch {
+                    module: "tile",
+                    function: "tile_pairs",
+                    grid: [2, 1, 1],
+                    block: [256, 1, 1],
+                    shared_bytes: 73_728,
+                    args: vec![
+                        Arg::Pointer(emulator.address(&left)),
+                        Arg::Pointer(emulator.address(&right)),
+                        Arg::I32(d as i32),
+                        Arg::I64(rows as i64),
+                        Arg::I64(columns as i64),
+                        Arg::I64(offset as i64),
+                        Arg::F32(limit as f32),
+                        Arg::Pointer(emulator.address(&found)),
+                        Arg::I64(capacity as i64),
+                        Arg::Pointer(emulator.address(&count)),
+                    ],
+                };
+                emulator.launch(&launch).unwrap();
+                let what = format!("{rows} x {columns}, offset {offset}, limit {limit}");
+                let counted = emulator.elements::<u64>(&count)[0] as usize;
+                assert_eq!(counted, expected.len(), "{what}");
+                let found: Vec<i32> = emulator.elements(&found);
+                let mut found: Vec<(i32, i32)> = found[..capacity * 2]
+                    .chunks_exact(2)
+                    .map(|pair| (pair[0], pair[1]))
+                    .collect();
+                found.sort_unstable();
+                found.dedup();
+                assert_eq!(found.len(), capacity, "{what}: each pair once");
+                assert!(found.iter().all(|pair| expected.contains(pair)), "{what}");
+            }
         }
     });
 }

@@ -575,6 +575,17 @@ fn embeddings_without_images_have_no_sizes_and_nothing_to_write() {
     assert!(words.contains("eps 0.01"), "{words}");
     let words = fails(2, &format!("dedup {rows} --out {run} --keep largest"));
     assert!(words.contains("have no sizes"), "{words}");
+    let (other, narrow) = (place.at("new"), place.npy("narrow.npy", &[[1.0f32, 0.0]]));
+    for (flags, part) in [
+        ("--keep largest".to_string(), "have no sizes"),
+        (format!("--centroids {narrow}"), "[k, 3]"),
+    ] {
+        let words = fails(2, &format!("dedup {rows} --out {other} {flags}"));
+        assert!(
+            words.contains(part) && !Path::new(&other).exists(),
+            "{words}"
+        );
+    }
     let words = fails(2, &format!("write {run}"));
     assert!(words.contains("without images"), "{words}");
     let words = fails(2, &format!("dedup {rows}"));
@@ -639,7 +650,7 @@ fn all_rows_bad_is_a_run_of_which_nothing_is_kept() {
         "exact",
         "semantic",
         "semantic --keep hard",
-        "semantic --clusters 5",
+        "semantic --clusters 2",
     ] {
         good(&format!("dedup {file} --out {run} --dedup {mode}"));
         assert_eq!(reasons(&run), ["corrupt", "corrupt"]);
@@ -709,6 +720,11 @@ fn more_clusters_than_rows_are_refused_and_the_run_stays_usable() {
         2,
         &format!("dedup {rows} --out {run} --dedup semantic --clusters 7"),
     );
+    assert!(words.contains("7 clusters of 6 rows"), "{words}");
+    // Before anything is taken in; and of a run that is there.
+    assert!(!Path::new(&run).exists());
+    good(&format!("dedup {rows} --out {run} --dedup off"));
+    let words = fails(2, &format!("dedup {run} --dedup semantic --clusters 7"));
     assert!(words.contains("7 clusters of 6 rows"), "{words}");
     good(&format!("dedup {run} --dedup semantic --clusters 6"));
     // Centroids that only label may be more than the rows.
