@@ -45,6 +45,7 @@ struct RowTiles {
             const long long from = begin + column;
             if (from < end) {
                 column += TILE_COLUMNS;
+                // Saves work only: a row's results could be written after each tile, the last would stand.
                 tile = {own[0], own[1], from, end, from == begin, begin + column >= end};
                 return true;
             }

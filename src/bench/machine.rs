@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::clip::random::uniform;
 use crate::device::Device;
 use crate::error::Result;
+use crate::ops::cuda::CudaBackend;
 
 /// Where figures come from.
 #[derive(Clone, Debug, Serialize)]
@@ -19,7 +20,7 @@ pub struct Machine {
     pub cores: usize,
     /// The GPU's name, where one is used.
     pub gpu: Option<String>,
-    /// Its driver.
+    /// The highest CUDA release that its driver runs.
     pub driver: Option<String>,
     /// Version of this crate.
     pub clipsift: &'static str,
@@ -36,11 +37,18 @@ pub struct Machine {
 impl Machine {
     /// Looks, and measures the two peaks.
     pub(super) fn measure(device: &Device) -> Result<Machine> {
+        let card = match device.candle().is_cuda() {
+            true => Some(CudaBackend::of(device.candle())?),
+            false => None,
+        };
         Ok(Machine {
             cpu: cpu_name(),
             cores: rayon::current_num_threads(),
-            gpu: None,
-            driver: None,
+            gpu: card.map(CudaBackend::name),
+            driver: card.map(|card| {
+                let (major, minor) = card.driver();
+                format!("CUDA {major}.{minor}")
+            }),
             clipsift: env!("CARGO_PKG_VERSION"),
             device: device.kind(),
             dtype: device.dtype().as_str(),

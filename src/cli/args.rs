@@ -153,6 +153,9 @@ pub(crate) struct ScoreArgs {
     /// The run directory that is made of embeddings by others
     #[arg(long, value_name = "RUN")]
     pub out: Option<PathBuf>,
+    /// Where rows are scored: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceSpec,
     #[command(flatten)]
     pub heads: HeadFlags,
     #[command(flatten)]
@@ -169,6 +172,9 @@ pub(crate) struct DedupArgs {
     /// Where the decisions over several runs go, or the run directory that is made of embeddings by others
     #[arg(long, value_name = "RUN")]
     pub out: Option<PathBuf>,
+    /// Where rows are compared: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceSpec,
     /// Only print what each of these eps would remove, from the pairs that a run has stored
     #[arg(long, value_name = "X,Y,...", value_delimiter = ',')]
     pub sweep: Vec<f64>,

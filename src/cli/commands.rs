@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clipsift::clip::BUILTIN;
-use clipsift::device::DTypeSpec;
+use clipsift::device::{DTypeSpec, DeviceSpec};
 use clipsift::pipeline::{Context, Run, Summary};
 use clipsift::read::Options;
 use clipsift::read::embeddings::Embeddings;
@@ -73,10 +73,7 @@ fn begin(args: &EmbedArgs, terminal: Terminal) -> Result<(Pipeline, usize)> {
     if let Some(partition) = args.partition {
         pipeline = pipeline.partition(partition)?;
     }
-    let device = Device::open(args.device, args.dtype)?;
-    if let Some(why) = device.note() {
-        terminal.say(why);
-    }
+    let device = open_device(args.device, args.dtype, &terminal)?;
     let clip = Clip::load_revision(
         args.model.trim_end_matches('/'),
         args.revision.as_deref(),
@@ -118,6 +115,15 @@ fn finish(pipeline: Pipeline, args: &EmbedArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Opens a device, saying why where `auto` came to the CPU in spite of CUDA support.
+fn open_device(device: DeviceSpec, dtype: DTypeSpec, terminal: &Terminal) -> Result<Device> {
+    let device = Device::open(device, dtype)?;
+    if let Some(why) = device.note() {
+        terminal.say(why);
+    }
+    Ok(device)
+}
+
 pub(crate) fn score(
     args: ScoreArgs,
     thresholds: Thresholds,
@@ -128,6 +134,7 @@ pub(crate) fn score(
             "no head: give --aesthetic, --nsfw or --head NAME=SPEC",
         ));
     }
+    let device = open_device(args.device, DTypeSpec::Auto, terminal)?;
     with_context(terminal, |context| {
         let check = |_: &Embeddings| Ok(());
         if let Some(run) = import(
@@ -137,16 +144,17 @@ pub(crate) fn score(
             check,
             context,
         )? {
-            return score_one(run, &args.heads, &thresholds, context);
+            return score_one(run.on_device(&device), &args.heads, &thresholds, context);
         }
         if args.out.is_some() {
             return Err(Error::usage(
                 "--out is for embeddings that others made; scores of a run stand in the run",
             ));
         }
-        args.runs
-            .iter()
-            .try_for_each(|path| score_one(Run::open(path)?, &args.heads, &thresholds, context))
+        args.runs.iter().try_for_each(|path| {
+            let run = Run::open(path)?.on_device(&device);
+            score_one(run, &args.heads, &thresholds, context)
+        })
     })
 }
 
@@ -223,6 +231,7 @@ pub(crate) fn dedup(
         return sweep(&args);
     }
     let dedup = args.dedup.to_dedup()?;
+    let device = open_device(args.device, DTypeSpec::Auto, terminal)?;
     with_context(terminal, |context| {
         let check = |files: &Embeddings| dedup.check_for(files);
         let mut run = match import(
@@ -234,7 +243,8 @@ pub(crate) fn dedup(
         )? {
             Some(run) => run,
             None => one_set(&args.runs, args.out.as_deref())?,
-        };
+        }
+        .on_device(&device);
         let reported = has_report(&run);
         if !thresholds.0.is_empty() {
             run.set_thresholds(thresholds.0)?;

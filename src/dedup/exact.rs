@@ -26,6 +26,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use super::on_device::{self, OnDevice};
 use super::tensor::rows_of;
 use crate::ops::dot;
 use crate::ops::identical::{first_identical, first_identical_in};
@@ -147,6 +148,7 @@ pub struct ExactPairs<'a> {
     /// Rows before an earlier set begins.
     own: usize,
     params: Params,
+    device: Option<OnDevice<'a>>,
 }
 
 impl<'a> ExactPairs<'a> {
@@ -177,6 +179,20 @@ impl<'a> ExactPairs<'a> {
             d,
             own,
             params,
+            device: None,
+        })
+    }
+
+    /// Compares on a device that has the rows too, or to which they are streamed: the same pairs. What an earlier set is compared with
+    /// is compared on the CPU all the same.
+    ///
+    /// # Errors
+    /// [`Error::Other`] where the device holds another number of rows.
+    pub fn on_device(self, device: OnDevice<'a>) -> Result<Self, Error> {
+        device.fits(Rows::all(&self.rows, self.d)?)?;
+        Ok(ExactPairs {
+            device: Some(device),
+            ..self
         })
     }
 
@@ -222,6 +238,16 @@ impl<'a> ExactPairs<'a> {
     ) -> Result<Info, Error> {
         let (threshold, tile) = (1.0 - self.params.floor, self.params.tile);
         let rows = Rows::all(&self.rows, self.d)?;
+        if let Some(device) = self.device
+            && self.own == rows.len()
+            && !rows.is_empty()
+        {
+            let index: Vec<u64> = (0..rows.len() as u64).collect();
+            let ends = [rows.len()];
+            return Ok(on_device::visit_pairs(
+                device, rows, &index, &ends, threshold, visit,
+            )?);
+        }
         let own = rows.first(self.own);
         let mut info = visit_pairs(own, threshold, tile, &mut visit)?;
         if self.own < rows.len() {

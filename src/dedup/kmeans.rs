@@ -25,10 +25,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use super::on_device::{Lloyd, OnDevice};
 use super::seeding::{choose, gather, parallel, plus_plus, random};
 use super::tensor::rows_of;
 use crate::ops::accumulate::{Groups, accumulate};
 use crate::ops::assign::{Assignment, assign};
+use crate::ops::cuda::{Backend, CudaBackend};
 use crate::ops::dot;
 use crate::ops::identical::same_bits;
 use crate::ops::rows::Rows;
@@ -228,7 +230,7 @@ impl KMeans {
     ///
     /// Memory beyond the rows: 44 bytes a row, `16 k d` bytes, and about 2 MB a thread; with a fit fraction f below 1 also a
     /// copy of the sample, `4 f n d` bytes; with [`Init::KMeansParallel`] also `40 k d` bytes; with [`Init::KMeansPlusPlus`], while
-    /// it chooses, also `f n (d + 100)` bytes for the rows in 8 bits, where the processor multiplies these.
+    /// it chooses, also `f n (d + 100)` bytes, 512 MiB at most, for the rows in 8 bits, where the processor multiplies these.
     ///
     /// # Errors
     /// See [`Error`].
@@ -269,17 +271,43 @@ impl KMeans {
         rows: &[f32],
         d: usize,
         params: &Params,
+        tell: impl FnMut(Step) -> crate::Result<()>,
+    ) -> Result<KMeans, Error> {
+        Self::fit_on::<CudaBackend>(rows, d, params, None, tell)
+    }
+
+    /// [`KMeans::fit_told`] with the assignments, and the sums where all rows are there, made on a device that has the rows too, or to
+    /// which they are streamed: the same bytes. The first centroids are drawn on the CPU.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::Other`] where the device holds another number of rows, and those of the device.
+    pub fn fit_on<B: Backend>(
+        rows: &[f32],
+        d: usize,
+        params: &Params,
+        device: Option<OnDevice<B>>,
         mut tell: impl FnMut(Step) -> crate::Result<()>,
     ) -> Result<KMeans, Error> {
-        let n = Rows::all(rows, d)?.len();
+        let all = Rows::all(rows, d)?;
+        let n = all.len();
         let k = check(rows, d, params)?;
         let fitted = params.fitted_rows(n, k);
+        let mut picked = Vec::new();
         let sample: Cow<[f32]> = if fitted < n {
-            let mut picked = choose(n, fitted, &mut random(params.seed, 0));
+            picked = choose(n, fitted, &mut random(params.seed, 0));
             picked.sort_unstable();
             Cow::Owned(gather(rows, d, &picked))
         } else {
             Cow::Borrowed(rows)
+        };
+        let picked: Vec<u64> = picked.into_iter().map(|row| row as u64).collect();
+        let mut lloyd = match device {
+            None => None,
+            Some(device) => {
+                device.fits(all)?;
+                let sample = (fitted < n).then_some(picked.as_slice());
+                Some(Lloyd::new(device, all, sample, k)?)
+            }
         };
         let restarts = match params.init {
             Init::Given(_) => 1,
@@ -287,7 +315,7 @@ impl KMeans {
         };
         let mut best: Option<(KMeans, Assignment)> = None;
         for restart in 0..restarts {
-            let fit = fit_once(&sample, d, k, params, restart, &mut tell)?;
+            let fit = fit_once(&sample, d, k, params, restart, &mut lloyd, &mut tell)?;
             if best
                 .as_ref()
                 .is_none_or(|(b, _)| fit.0.info.inertia < b.info.inertia)
@@ -298,7 +326,14 @@ impl KMeans {
         let (mut fit, assignment) = best.expect("restarts were checked to be at least 1");
         fit.labels = match sample {
             Cow::Borrowed(_) => assignment.labels,
-            Cow::Owned(_) => assign_told(rows, d, &fit.centroids, &mut tell)?.labels,
+            Cow::Owned(_) => match &mut lloyd {
+                Some(lloyd) => {
+                    let labels = lloyd.assign_all(&fit.centroids)?.labels;
+                    tell(Step::Assigned { rows: n as u64 })?;
+                    labels
+                }
+                None => assign_told(rows, d, &fit.centroids, &mut tell)?.labels,
+            },
         };
         Ok(fit)
     }
@@ -451,13 +486,14 @@ fn finite(values: &[f32]) -> bool {
     values.iter().all(|x| x.is_finite())
 }
 
-/// One start to its end. The labels are left in the assignment, which is of the final centroids.
-fn fit_once(
+/// One start to its end, on the device where there is one. The labels are left in the assignment, which is of the final centroids.
+fn fit_once<B: Backend>(
     rows: &[f32],
     d: usize,
     k: usize,
     params: &Params,
     restart: usize,
+    lloyd: &mut Option<Lloyd<B>>,
     tell: &mut Tell,
 ) -> Result<(KMeans, Assignment), Error> {
     let mut rng = random(params.seed, 1 + restart as u64);
@@ -474,10 +510,14 @@ fn fit_once(
         ..Info::default()
     };
     while info.iterations < params.max_iterations && !info.converged {
-        let mut assignment = assign_told(rows, d, &centroids, tell)?;
+        let mut assignment = assign_on(lloyd, rows, d, &centroids, tell)?;
         let inertia = assignment.inertia();
         mend(rows, d, &mut assignment, k);
-        let (next, shift) = update(rows, d, &assignment.labels, &centroids)?;
+        let sums = match lloyd {
+            Some(lloyd) => lloyd.sums(&assignment.labels)?,
+            None => None,
+        };
+        let (next, shift) = update(rows, d, &assignment.labels, &centroids, sums)?;
         centroids = next;
         info.iterations += 1;
         info.inertias.push(inertia);
@@ -490,7 +530,7 @@ fn fit_once(
             shift,
         }))?;
     }
-    let assignment = assign_told(rows, d, &centroids, tell)?;
+    let assignment = assign_on(lloyd, rows, d, &centroids, tell)?;
     info.inertia = assignment.inertia();
     let fit = KMeans {
         d,
@@ -499,6 +539,24 @@ fn fit_once(
         info,
     };
     Ok((fit, assignment))
+}
+
+/// [`assign_told`], or the same on the device.
+fn assign_on<B: Backend>(
+    lloyd: &mut Option<Lloyd<B>>,
+    rows: &[f32],
+    d: usize,
+    centroids: &[f32],
+    tell: &mut Tell,
+) -> crate::Result<Assignment> {
+    let Some(lloyd) = lloyd else {
+        return assign_told(rows, d, centroids, tell);
+    };
+    let assignment = lloyd.assign(centroids)?;
+    tell(Step::Assigned {
+        rows: (rows.len() / d) as u64,
+    })?;
+    Ok(assignment)
 }
 
 /// [`assign`] in slabs of rows, telling of each; the same bytes.
@@ -532,15 +590,19 @@ pub(super) fn slab_of(values: usize) -> usize {
 }
 
 /// The means of the rows of each label, and the summed squared distance to where the centroids were. An empty cluster's
-/// centroid stays.
+/// centroid stays. `sums` f64 `[k, d]` are those of the rows of each label, where they are known.
 fn update(
     rows: &[f32],
     d: usize,
     labels: &[u32],
     centroids: &[f32],
+    sums: Option<Vec<f64>>,
 ) -> Result<(Vec<f32>, f64), Error> {
     let groups = Groups::new(labels, centroids.len() / d)?;
-    let sums = accumulate(rows, d, &groups)?;
+    let sums = match sums {
+        Some(sums) => sums,
+        None => accumulate(rows, d, &groups)?,
+    };
     let mut next = centroids.to_vec();
     for (label, (mean, sum)) in next
         .chunks_exact_mut(d)

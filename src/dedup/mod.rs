@@ -8,7 +8,10 @@ pub mod audit;
 pub mod decide;
 pub mod exact;
 pub mod kmeans;
+pub mod on_device;
 mod rank;
 mod seeding;
 pub mod semantic;
 mod tensor;
+
+pub use on_device::OnDevice;

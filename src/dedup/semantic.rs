@@ -32,6 +32,7 @@
 
 use super::exact::{check_unit, triangle, visit_against, visit_pairs};
 use super::kmeans::{self, KMeans, check_labels};
+use super::on_device::{self, OnDevice};
 use super::tensor::rows_of;
 use crate::ops::accumulate::Groups;
 use crate::ops::neighbours::nearest_of;
@@ -131,6 +132,7 @@ pub struct SemanticDedup<'a> {
     groups: Groups,
     kmeans: KMeans,
     params: Params,
+    device: Option<OnDevice<'a>>,
 }
 
 impl<'a> SemanticDedup<'a> {
@@ -187,6 +189,7 @@ impl<'a> SemanticDedup<'a> {
             groups,
             kmeans,
             params,
+            device: None,
         })
     }
 
@@ -201,6 +204,24 @@ impl<'a> SemanticDedup<'a> {
             true => Ok(SemanticDedup { own, ..self }),
             false => Err(super::exact::Error::Earlier { own, rows }.into()),
         }
+    }
+
+    /// Compares on a device that has the rows too, or to which they are streamed: the same pairs and matches. What an earlier set is
+    /// compared with is compared on the CPU all the same.
+    ///
+    /// # Errors
+    /// [`Error::Other`] where the device holds another number of rows.
+    pub fn on_device(self, device: OnDevice<'a>) -> Result<Self, Error> {
+        device.fits(self.view()?)?;
+        Ok(SemanticDedup {
+            device: Some(device),
+            ..self
+        })
+    }
+
+    /// The device, where the rows are all compared with each other.
+    fn device(&self) -> Option<OnDevice<'a>> {
+        self.device.filter(|_| self.own == self.kmeans.labels.len())
     }
 
     fn view(&self) -> crate::Result<Rows<'_>> {
@@ -248,6 +269,18 @@ impl<'a> SemanticDedup<'a> {
     ) -> Result<Info, Error> {
         let rows = self.view()?;
         let mut info = Info::default();
+        if let Some(device) = self.device() {
+            let (index, ends) = (&self.groups.rows, &self.groups.offsets[1..]);
+            let threshold = 1.0 - self.params.floor;
+            let found = on_device::visit_pairs(device, rows, index, ends, threshold, visit)?;
+            (info.rows, info.distinct, info.pairs) = (found.rows, found.distinct, found.pairs);
+            for cluster in 0..self.groups.len() {
+                let rows = self.groups.rows_of(cluster).len() as u64;
+                info.clusters += u64::from(rows > 0);
+                info.largest = info.largest.max(rows);
+            }
+            return Ok(info);
+        }
         let mut start = 0;
         while start < self.groups.len() {
             // As many clusters as surely fit; one at least.
@@ -351,6 +384,22 @@ impl<'a> SemanticDedup<'a> {
         for place in &mut ranked.rows {
             *place = order[*place as usize];
         }
+        let mut matches = vec![
+            Match {
+                row: 0,
+                cosine: 0.0
+            };
+            n
+        ];
+        if let Some(device) = self.device() {
+            let ends = &ranked.offsets[1..];
+            tell(self.comparisons())?;
+            let found = on_device::best_earlier(device, all, &ranked.rows, ends)?;
+            for (&row, found) in ranked.rows.iter().zip(found) {
+                matches[row as usize] = found;
+            }
+            return Ok(matches);
+        }
         let found: Vec<Vec<Match>> = (0..ranked.len())
             .into_par_iter()
             .map(|cluster| {
@@ -372,13 +421,6 @@ impl<'a> SemanticDedup<'a> {
                 Ok(ranked.iter().map(of).collect())
             })
             .collect::<crate::Result<_>>()?;
-        let mut matches = vec![
-            Match {
-                row: 0,
-                cosine: 0.0
-            };
-            n
-        ];
         for (&row, found) in ranked.rows.iter().zip(found.into_iter().flatten()) {
             matches[row as usize] = found;
         }

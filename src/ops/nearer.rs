@@ -11,6 +11,9 @@ use super::rows::Rows;
 use super::simd::sift::Found;
 use rayon::prelude::*;
 
+/// Bytes of rounded rows at most; rows beyond are measured themselves, each time.
+const HELD: usize = 512 << 20;
+
 /// Rows, ready to be compared with points.
 pub(crate) struct Nearer<'a> {
     rows: Rows<'a>,
@@ -21,8 +24,9 @@ pub(crate) struct Nearer<'a> {
 
 struct Rounded {
     coarse: Coarse,
+    /// The first of the blocks, as many as may be held.
     blocks: Vec<Block>,
-    /// `|X|^2` of each row, relative to the centre.
+    /// `|X|^2` of each of their rows, relative to the centre.
     squares: Vec<f64>,
 }
 
@@ -43,24 +47,27 @@ pub(crate) struct Scratch {
 }
 
 impl<'a> Nearer<'a> {
-    /// For blocks of `size` rows. Memory: `(d + 100) n` bytes in 8 bits, none where the processor multiplies f32 only.
+    /// For blocks of `size` rows. Memory: `(d + 100) n` bytes in 8 bits but at most 512 MiB, none where the processor multiplies f32
+    /// only.
     pub(crate) fn new(rows: Rows<'a>, size: usize) -> Nearer<'a> {
-        Nearer::new_in(Precision::fastest(rows.d()), rows, size)
+        Nearer::new_in(Precision::fastest(rows.d()), rows, size, HELD)
     }
 
-    fn new_in(precision: Precision, rows: Rows<'a>, size: usize) -> Nearer<'a> {
+    fn new_in(precision: Precision, rows: Rows<'a>, size: usize, held: usize) -> Nearer<'a> {
         let rounded = (precision != Precision::F32).then(|| {
             let coarse = Coarse::new(precision, rows);
-            let starts = (0..rows.len()).into_par_iter().step_by(size);
+            let blocks = held / (size * (rows.d() + 100));
+            let held_rows = rows.len().min(blocks * size);
+            let starts = (0..held_rows).into_par_iter().step_by(size);
             let blocks = starts
                 .map(|start| {
                     let mut block = Block::default();
-                    let positions = start..(start + size).min(rows.len());
+                    let positions = start..(start + size).min(held_rows);
                     coarse.right(positions.map(|p| rows.values(p)), &mut block);
                     block
                 })
                 .collect();
-            let squares = (0..rows.len())
+            let squares = (0..held_rows)
                 .into_par_iter()
                 .map(|p| dot::squared_distance(rows.values(p), coarse.centre()))
                 .collect();
@@ -100,13 +107,14 @@ impl<'a> Nearer<'a> {
     ) {
         let first = block * self.size;
         let values = |i: usize| self.rows.values(first + i);
-        let (Some(rounded), Some((left, square))) = (&self.rounded, &point.rounded) else {
+        let rounded = self.rounded.as_ref().zip(point.rounded.as_ref());
+        let right = rounded.and_then(|(rounded, _)| rounded.blocks.get(block));
+        let (Some((rounded, (left, square))), Some(right)) = (rounded, right) else {
             for (i, distance) in distances.iter_mut().enumerate() {
                 *distance = distance.min(dot::squared_distance(values(i), point.values));
             }
             return;
         };
-        let right = &rounded.blocks[block];
         let Scratch {
             base,
             over,
@@ -186,8 +194,8 @@ mod tests {
                     *distance = distance.min(dot::squared_distance(rows.values(i), rows.values(p)));
                 }
             }
-            for precision in Precision::available() {
-                let nearer = Nearer::new_in(precision, rows, size);
+            for (precision, held) in Precision::available().into_iter().flat_map(|p| [(p, 3000), (p, HELD)]) {
+                let nearer = Nearer::new_in(precision, rows, size, held);
                 let (mut distances, mut scratch) = (vec![f64::INFINITY; n], Scratch::default());
                 for &p in &points {
                     let point = nearer.point(rows.values(p));

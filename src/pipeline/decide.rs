@@ -12,6 +12,7 @@ use super::matrix::Matrix;
 use super::pairs;
 use super::progress::{Context, Stage};
 use super::report::REPORT;
+use super::resident::Placed;
 use super::run::{Run, Summary};
 use super::set::{Samples, read_scores, sample_rows};
 use crate::atomic;
@@ -103,6 +104,7 @@ impl Run {
             seed: dedup.seed,
             tile: dedup.tile,
             held: dedup.held,
+            on_card: self.device.candle().is_cuda(),
             row_pairs: dedup.row_pairs,
         };
         let mode = plan.settle(samples.len(), against.len(), d, context);
@@ -129,10 +131,10 @@ impl Run {
             let begun = Instant::now();
             match stored {
                 Some(stored) if stored.serves(&request) => {
+                    let on = (&self.device, self.resident.as_deref());
                     let dirs = self.dirs();
-                    duplicates::match_anew(
-                        &self.home, &dirs, &samples, &against, d, &plan, context,
-                    )?;
+                    let sets = (&samples, &against);
+                    duplicates::match_anew(&self.home, &dirs, sets, d, &plan, on, context)?;
                 }
                 _ => {
                     let sets = (&samples, &against);
@@ -182,8 +184,11 @@ impl Run {
         };
         let keep_clusters = stored.is_some();
         let rows = (&matrix[..], samples.len(), d);
+        let (on, resident) = (self.device.clone(), self.resident.clone());
+        let placed = Placed::of(&on, resident.as_deref(), &matrix, d)?;
+        let device = placed.on_device();
         let begun = Instant::now();
-        let search = duplicates::Search::begin(rows, mode, plan, stored, context)?;
+        let search = duplicates::Search::begin(rows, mode, plan, stored, device, context)?;
         // Parts of the stage, whose whole also has the reading of the embeddings in it.
         if mode == Mode::Semantic && !keep_clusters {
             self.took_for("kmeans", begun.elapsed().as_secs_f64());

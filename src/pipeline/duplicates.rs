@@ -8,13 +8,16 @@ use super::decisions::write_matched;
 use super::matrix::Matrix;
 use super::pairs::{PairFiles, Written, pairs_path};
 use super::progress::{Context, Running, Stage};
+use super::resident::{Placed, Resident};
 use super::set::{Samples, read_clusters, read_scores, sample_rows};
 use super::watch::KMeansWatch;
 use crate::atomic;
+use crate::dedup::OnDevice;
 use crate::dedup::decide::{Keep, RankKeys, id_hash, rank};
 use crate::dedup::exact::{self, ExactPairs};
 use crate::dedup::kmeans::{self, Init, KMeans};
 use crate::dedup::semantic::{self, SemanticDedup};
+use crate::device::Device;
 use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
 use crate::ops::assign::assign;
@@ -30,11 +33,13 @@ const CENTROIDS: &str = "clusters/centroids.safetensors";
 
 /// N²d up to which every pair is compared on a CPU.
 const EXACT_WORK: f64 = 1e13;
+/// The same on a GPU.
+const EXACT_WORK_ON_CARD: f64 = 1e16;
 
 /// How duplicates are looked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Exact up to N²d of 1e13, semantic beyond; semantic for an order that needs clusters.
+    /// Exact up to N²d of 1e13 on a CPU and 1e16 on a GPU, semantic beyond; semantic for an order that needs clusters.
     #[default]
     Auto,
     /// Every pair in the set.
@@ -56,6 +61,8 @@ pub(super) struct Plan<'a> {
     pub seed: u64,
     /// Rows on each side of a tile; never changes a result.
     pub tile: usize,
+    /// Whether rows are compared on a GPU.
+    pub on_card: bool,
     /// Bytes of embeddings that are held in memory; none for the rule of [`Matrix::read`].
     pub held: Option<u64>,
     /// Pairs beyond eps that a row keeps.
@@ -68,6 +75,10 @@ impl Plan<'_> {
         let needs_clusters = matches!(self.keep, Keep::Hard | Keep::Easy);
         // Each pair once: half of n² among the rows, n m with those of earlier sets.
         let work = n as f64 * (n + 2 * m) as f64 * d as f64;
+        let most = match self.on_card {
+            true => EXACT_WORK_ON_CARD,
+            false => EXACT_WORK,
+        };
         match self.mode {
             Mode::Auto if needs_clusters => {
                 context.note(&format!(
@@ -80,7 +91,7 @@ impl Plan<'_> {
                 context.note("dedup: semantic, because clusters were asked for");
                 Mode::Semantic
             }
-            Mode::Auto if work <= EXACT_WORK => {
+            Mode::Auto if work <= most => {
                 context.note(&format!(
                     "dedup: exact, {n} rows of {d} are few enough to compare every pair"
                 ));
@@ -171,6 +182,7 @@ impl<'a> Search<'a> {
         mode: Mode,
         plan: &Plan,
         stored: Option<(Vec<f32>, Vec<u32>)>,
+        device: Option<OnDevice<'a>>,
         context: Context,
     ) -> Result<Search<'a>> {
         if own == 0 {
@@ -187,9 +199,11 @@ impl<'a> Search<'a> {
                 floor: plan.floor,
                 tile: plan.tile,
             };
-            return Ok(Search::Exact(
-                ExactPairs::new(matrix, d, params)?.against(own)?,
-            ));
+            let exact = ExactPairs::new(matrix, d, params)?.against(own)?;
+            return Ok(Search::Exact(match device {
+                Some(device) => exact.on_device(device)?,
+                None => exact,
+            }));
         }
         let params = semantic::Params {
             floor: plan.floor,
@@ -205,13 +219,17 @@ impl<'a> Search<'a> {
                 let params = plan.kmeans_params(d)?;
                 let n = matrix.len() / d;
                 let mut watch = KMeansWatch::new(context, &params, n);
-                let fit = KMeans::fit_told(matrix, d, &params, |step| watch.tell(step))?;
+                let fit = KMeans::fit_on(matrix, d, &params, device, |step| watch.tell(step))?;
                 watch.finish();
                 (fit.centroids, fit.labels, Some(fit.info))
             }
         };
         let dedup =
             SemanticDedup::with_clusters(matrix, d, centroids, labels, params)?.against(own)?;
+        let dedup = match device {
+            Some(device) => dedup.on_device(device)?,
+            None => dedup,
+        };
         Ok(Search::Semantic {
             dedup: Box::new(dedup),
             matrix,
@@ -346,16 +364,17 @@ pub(super) fn all_there(
 pub(super) fn match_anew(
     home: &RunDir,
     dirs: &[&RunDir],
-    samples: &Samples,
-    against: &Against,
+    (samples, against): (&Samples, &Against),
     d: usize,
     plan: &Plan,
+    (device, resident): (&Device, Option<&Resident>),
     context: Context,
 ) -> Result<()> {
     if samples.len() == 0 {
         return Ok(());
     }
     let matrix = Matrix::read(home, dirs, samples, against, d, plan.held, context)?;
+    let placed = Placed::of(device, resident, &matrix, d)?;
     let centroids = read_centroids(&home.path(CENTROIDS), d)?;
     let (mut labels, _) = read_clusters(home, samples)?;
     let own = samples.len();
@@ -369,6 +388,10 @@ pub(super) fn match_anew(
     };
     let dedup =
         SemanticDedup::with_clusters(&matrix, d, centroids, labels, params)?.against(own)?;
+    let dedup = match placed.on_device() {
+        Some(device) => dedup.on_device(device)?,
+        None => dedup,
+    };
     let mut running = context.begin(Stage::Dedup, Some(dedup.comparisons()));
     write_matches(home, dirs, samples, &dedup, plan, &mut running)?;
     running.finish();

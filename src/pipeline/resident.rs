@@ -8,8 +8,11 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 
+use crate::dedup::OnDevice;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::cuda::matrix::{DeviceMatrix, Precision};
+use crate::ops::cuda::transfers::{self, Purpose};
 use crate::ops::cuda::{Backend, CudaBackend};
 
 /// Of the memory that is free when the tower has what it needs, the share that rows may take.
@@ -40,7 +43,7 @@ impl std::fmt::Debug for Resident {
 pub(super) enum Gathering {
     /// No batch yet; so many rows are expected, if anybody knows.
     Empty(Option<u64>),
-    Rows(Resident),
+    Rows(Box<Resident>),
     /// Not on a device, or not all of it.
     GivenUp,
 }
@@ -61,7 +64,7 @@ impl Gathering {
             Gathering::Empty(expected) => {
                 Resident::begin(rows, *expected).and_then(|mut resident| {
                     resident.append(rows, keep)?;
-                    *self = Gathering::Rows(resident);
+                    *self = Gathering::Rows(Box::new(resident));
                     Ok(())
                 })
             }
@@ -85,7 +88,7 @@ impl Gathering {
 
     pub(super) fn finish(self) -> Option<Resident> {
         match self {
-            Gathering::Rows(resident) => Some(resident),
+            Gathering::Rows(resident) => Some(*resident),
             _ => None,
         }
     }
@@ -165,6 +168,61 @@ impl Resident {
         self.card
             .copy(from, to, n * stride * dtype.size_in_bytes())?;
         Ok(copy.narrow(1, 0, d)?.to_dtype(DType::F32)?)
+    }
+}
+
+/// Where the rows of a set are when they are compared.
+pub(super) enum Placed<'a> {
+    /// On a card since they were embedded.
+    Resident(&'a Resident),
+    /// On a card now.
+    Uploaded(DeviceMatrix<'static, CudaBackend>),
+    /// In host memory, because the card has no room for them all.
+    TooLarge(&'static CudaBackend),
+    /// In host memory, compared on the CPU.
+    Nowhere,
+}
+
+impl<'a> Placed<'a> {
+    /// Brings rows `[n, d]` to the device where it is a card and they are not there yet.
+    ///
+    /// # Errors
+    /// Those of the device, lack of memory aside.
+    pub(super) fn of(
+        device: &Device,
+        resident: Option<&'a Resident>,
+        rows: &[f32],
+        d: usize,
+    ) -> Result<Placed<'a>> {
+        if !device.candle().is_cuda() {
+            return Ok(Placed::Nowhere);
+        }
+        let n = rows.len() / d.max(1);
+        if let Some(resident) = resident.filter(|resident| resident.matrix.len() == n) {
+            return Ok(Placed::Resident(resident));
+        }
+        let card = CudaBackend::of(device.candle())?;
+        // Blocks, candidates and sums want room beside them.
+        let room = (card.free_bytes()? as f64 * SHARE) as usize;
+        if n * d * 6 > room {
+            return Ok(Placed::TooLarge(card));
+        }
+        let up = transfers::during(Purpose::Rows, || DeviceMatrix::from_rows(card, rows, d));
+        match up {
+            Ok(matrix) => Ok(Placed::Uploaded(matrix)),
+            Err(e) if e.is_out_of_memory() => Ok(Placed::TooLarge(card)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The same as the duplicate engine wants it.
+    pub(super) fn on_device(&self) -> Option<OnDevice<'_>> {
+        match self {
+            Placed::Resident(resident) => Some(OnDevice::Resident(&resident.matrix)),
+            Placed::Uploaded(matrix) => Some(OnDevice::Resident(matrix)),
+            Placed::TooLarge(card) => Some(OnDevice::Streamed(card)),
+            Placed::Nowhere => None,
+        }
     }
 }
 

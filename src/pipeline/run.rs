@@ -1,6 +1,7 @@
 //! A run directory with embeddings in it, or several taken as one set: what is open, and the scores.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
@@ -52,7 +53,7 @@ pub struct Run {
     /// Where rows are scored and compared.
     pub(super) device: Device,
     /// All good rows, where they are in the device's memory.
-    pub(super) resident: Option<Resident>,
+    pub(super) resident: Option<Arc<Resident>>,
 }
 
 impl Run {
@@ -120,7 +121,7 @@ impl Run {
             self.device = device.clone();
         }
         let mut embedded = embed(&self.home, inputs, embedder, cut, context)?;
-        self.resident = embedded.resident.take();
+        self.resident = embedded.resident.take().map(Arc::new);
         self.took(Stage::Embed, embedded.seconds);
         self.file.parts = Some(self.home.parts());
         self.file.counts.insert("read".into(), embedded.read);

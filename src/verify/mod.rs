@@ -15,6 +15,7 @@ use candle_core::DType;
 
 use crate::device::Device;
 use crate::error::Result;
+use crate::ops::cuda::{Backend, CudaBackend};
 
 /// One op in one precision.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,7 +108,24 @@ pub fn verify(device: &Device, mut each: impl FnMut(&Check)) -> Result<Vec<Check
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         tower_ops::check_all(device, dtype, &mut take)?;
     }
-    row_ops::check_all(device, &mut take)?;
+    match device.candle().is_cuda() {
+        true => row_ops::check_card(
+            CudaBackend::of(device.candle())?,
+            &row_ops::SIZES,
+            &mut take,
+        )?,
+        false => row_ops::check_cpu(&mut take)?,
+    }
+    Ok(checks)
+}
+
+/// The part of [`verify`] that is about rows, with the kernels run by any backend, at sizes (n, d).
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_rows<B: Backend>(backend: &B, sizes: &[(usize, usize)]) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    row_ops::check_card(backend, sizes, &mut |check| checks.push(check))?;
     Ok(checks)
 }
 

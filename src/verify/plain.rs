@@ -184,3 +184,11 @@ pub(super) fn best_earlier(rows: &[f32], d: usize) -> Vec<(u64, f64)> {
     };
     (0..rows.len()).map(best).collect()
 }
+
+/// For each row the first one with the same bits.
+pub(super) fn first_identical(rows: &[f32], d: usize) -> Vec<u64> {
+    let rows: Vec<&[f32]> = rows.chunks_exact(d).collect();
+    let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
+    let first = |p: usize| (0..p).find(|q| same(rows[*q], rows[p])).unwrap_or(p) as u64;
+    (0..rows.len()).map(first).collect()
+}

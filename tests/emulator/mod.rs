@@ -19,6 +19,7 @@ mod assign;
 mod attention;
 pub(crate) mod cases;
 mod compile;
+mod duplicates;
 mod faulty;
 mod layer_norm;
 mod matrix;
@@ -27,6 +28,7 @@ pub(crate) mod numbers;
 mod preprocess;
 mod rows;
 mod tile;
+mod verify;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
