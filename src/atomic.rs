@@ -329,19 +329,30 @@ pub struct FolderLock {
 /// # Errors
 /// [`Error::Run`] while another writer holds it.
 pub fn lock_folder(folder: impl AsRef<Path>) -> Result<FolderLock> {
-    let folder = folder.as_ref();
+    lock(folder.as_ref(), File::try_lock)
+}
+
+/// Takes the folder to read from it: other readers may have it too, a writer may not.
+///
+/// # Errors
+/// [`Error::Run`] while a writer holds it.
+pub fn share_folder(folder: impl AsRef<Path>) -> Result<FolderLock> {
+    lock(folder.as_ref(), File::try_lock_shared)
+}
+
+fn lock(folder: &Path, take: fn(&File) -> Result<(), TryLockError>) -> Result<FolderLock> {
     let Ok(handle) = File::open(folder) else {
         return Ok(FolderLock { _folder: None });
     };
     // A process that is just being started elsewhere in this one holds copies of all files until it has begun; such a lock is
     // gone in a moment.
-    let mut tried = handle.try_lock();
+    let mut tried = take(&handle);
     for _ in 0..20 {
         if !matches!(tried, Err(TryLockError::WouldBlock)) {
             break;
         }
         std::thread::sleep(Duration::from_millis(50));
-        tried = handle.try_lock();
+        tried = take(&handle);
     }
     match tried {
         Err(TryLockError::WouldBlock) => Err(Error::run(
@@ -554,6 +565,11 @@ mod tests {
         let lock = lock_folder(folder.path()).unwrap();
         assert!(lock_folder(folder.path()).is_err());
         drop(lock);
+        lock_folder(folder.path()).unwrap();
+        let readers = [share_folder(folder.path()), share_folder(folder.path())];
+        assert!(readers.iter().all(Result::is_ok));
+        assert!(lock_folder(folder.path()).is_err());
+        drop(readers);
         lock_folder(folder.path()).unwrap();
     }
 }

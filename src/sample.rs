@@ -156,6 +156,8 @@ pub struct Decision {
     pub reason: Reason,
     /// The kept sample that stands for it, where `reason` is [`Reason::Duplicate`].
     pub duplicate_of: Option<String>,
+    /// The earlier run that this sample is of, where it is not of the same.
+    pub duplicate_of_run: Option<String>,
 }
 
 impl Decision {

@@ -367,6 +367,9 @@ pub(crate) struct DedupFlags {
     /// group: drop what lies within eps of a kept sample; chain: of any earlier sample, kept or not
     #[arg(long, default_value = "group")]
     pub removal: Removal,
+    /// An earlier run, again for more: what it kept wins and is never dropped, new samples fall to it and to each other
+    #[arg(long, value_name = "RUN")]
+    pub against: Vec<PathBuf>,
     /// Say what clusters lost: the true neighbours of N random rows, found among all rows, against the pairs found
     #[arg(long, value_name = "N")]
     pub audit: Option<usize>,

@@ -498,6 +498,12 @@ fn print_summary(run: &Run, summary: &Summary) {
             row(&format!("not passing {name}"), count.to_string());
         }
         row("duplicates", summary.duplicates.to_string());
+        if summary.copies > 0 {
+            row("  byte-identical", summary.copies.to_string());
+        }
+        if summary.earlier > 0 {
+            row("  of an earlier set", summary.earlier.to_string());
+        }
         row("kept", summary.kept.to_string());
     }
     if let Some(audit) = &run.file().audit {

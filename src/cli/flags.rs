@@ -151,6 +151,7 @@ impl DedupFlags {
             removal: self.removal,
             seed: self.seed,
             audit: self.audit,
+            against: self.against.clone(),
             tile: self.tile,
             held: self.held,
             row_pairs: self.row_pairs,

@@ -1,5 +1,6 @@
 //! What clustering lost: `duplicates/audit.parquet` and `audit` in `run.json`.
 
+use super::against::Against;
 use super::dedup::Dedup;
 use super::duplicates::Mode;
 use super::matrix::Matrix;
@@ -10,6 +11,7 @@ use super::set::{Samples, read_clusters};
 use crate::atomic;
 use crate::dedup::audit::{self, Audit};
 use crate::error::Result;
+use crate::ops::identical::first_identical;
 use crate::ops::rows::Rows;
 use crate::store::findings;
 use crate::store::run_file::{AuditResult, WORST, WorstCluster};
@@ -54,6 +56,7 @@ impl Run {
     pub(super) fn audit(
         &mut self,
         samples: &Samples,
+        against: &Against,
         d: usize,
         params: &audit::Params,
         held: Option<u64>,
@@ -64,8 +67,17 @@ impl Run {
         }
         let drawn = params.rows.min(samples.len()) as u64;
         let mut running = context.begin(Stage::Audit, Some(drawn));
-        let matrix = Matrix::read(&self.home, &self.dirs(), samples, d, held, context)?;
-        let view = Rows::all(&matrix, d)?;
+        let matrix = Matrix::read(&self.home, &self.dirs(), samples, against, d, held, context)?;
+        let all = Rows::all(&matrix, d)?;
+        // Of identical rows of earlier sets one stands for all, in pairs too.
+        let own = samples.len();
+        let earlier: Vec<u64> = (own as u64..samples.all() as u64).collect();
+        let first = first_identical(all.select(&earlier)?);
+        let distinct = (0..earlier.len()).filter(|&p| first[p] == p as u64);
+        let rows: Vec<u64> = (0..own as u64)
+            .chain(distinct.map(|p| earlier[p]))
+            .collect();
+        let view = all.select(&rows)?;
         let mut audit =
             Audit::search_among(view, samples.len(), params, |rows| running.advance(rows))?;
         drop(matrix);

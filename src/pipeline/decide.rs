@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::against::Against;
+use super::copies::{Copies, Sums};
 use super::decisions::{self, Decided};
 use super::dedup::Dedup;
 use super::duplicates::{self, Mode, Plan};
@@ -71,12 +73,21 @@ impl Run {
             removal: dedup.removal.to_string(),
             seed: dedup.seed,
         };
+        let dropped = self.file.dedup.iter().flat_map(|found| &found.against);
+        for earlier in dropped.filter(|_| dedup.against.is_empty()) {
+            let earlier = &earlier.run;
+            context.note(&format!(
+                "dedup: decided before against {earlier}, now without; --against {earlier} keeps it"
+            ));
+        }
         if dedup.mode == Mode::Off {
             self.forget_duplicates()?;
             self.file.decide = Some(decide(None));
             return self.decide(filters, context);
         }
-        let samples = Samples::read(&self.dirs())?;
+        let against = self.open_against(&dedup.against, &embed)?;
+        let mut samples = Samples::read(&self.dirs())?;
+        samples.earlier = against.rows(samples.id_type)?;
         let d = embed.dims;
         let floor = dedup.floor.unwrap_or((4.0 * eps).min(2.0));
         if floor < eps {
@@ -96,7 +107,7 @@ impl Run {
             on_card: self.device.candle().is_cuda(),
             row_pairs: dedup.row_pairs,
         };
-        let mode = plan.settle(samples.len(), d, context);
+        let mode = plan.settle(samples.len(), against.len(), d, context);
         if let Some(stored) = &self.file.dedup
             && dedup.floor.is_none()
             && stored.floor >= eps
@@ -104,13 +115,17 @@ impl Run {
             // A floor that nobody asked for need not be the one that the pairs were stored to.
             plan.floor = stored.floor;
         }
-        let request = plan.request(mode, samples.len(), d)?;
+        let request = DedupRequest {
+            against: against.requests(),
+            ..plan.request(mode, samples.all(), d)?
+        };
         let parts = samples.part_sizes.len();
         let stored = self.file.dedup.clone().filter(|_| {
             let files = self.file.pair_files;
             let complete = self.file.complete_to.is_none_or(|complete| eps <= complete);
-            complete
-                && files.is_some_and(|files| duplicates::all_there(&self.home, files, parts, mode))
+            let against = !request.against.is_empty();
+            let there = |files| duplicates::all_there(&self.home, files, parts, mode, against);
+            complete && files.is_some_and(there)
         });
         if stored.as_ref() != Some(&request) {
             let begun = Instant::now();
@@ -118,18 +133,24 @@ impl Run {
                 Some(stored) if stored.serves(&request) => {
                     let on = (&self.device, self.resident.as_deref());
                     let dirs = self.dirs();
-                    duplicates::match_anew(&self.home, &dirs, &samples, d, &plan, on, context)?;
+                    let sets = (&samples, &against);
+                    duplicates::match_anew(&self.home, &dirs, sets, d, &plan, on, context)?;
                 }
-                _ => self.find_duplicates(&samples, d, mode, &plan, &request, context)?,
+                _ => {
+                    let sets = (&samples, &against);
+                    self.find_duplicates(sets, d, mode, &plan, &request, context)?;
+                }
             }
             self.took(Stage::Dedup, begun.elapsed().as_secs_f64());
         }
         self.file.dedup = Some(request);
         self.file.decide = Some(decide(Some(eps)));
         let wanted = self.audit_wanted(dedup, mode, eps, context)?;
+        let all = std::mem::replace(&mut samples.earlier, self.stored_earlier()?);
         let summary = self.decide_over(&samples, filters, context)?;
         if let Some(params) = wanted {
-            self.audit(&samples, d, &params, dedup.held, context)?;
+            samples.earlier = all;
+            self.audit(&samples, &against, d, &params, dedup.held, context)?;
         }
         Ok(summary)
     }
@@ -137,46 +158,56 @@ impl Run {
     /// Finds clusters and pairs; what was there stays until all that can be wrong with the request is known.
     fn find_duplicates(
         &mut self,
-        samples: &Samples,
+        (samples, against): (&Samples, &Against),
         d: usize,
         mode: Mode,
         plan: &Plan,
         request: &DedupRequest,
         context: Context,
     ) -> Result<()> {
-        let matrix = Matrix::read(&self.home, &self.dirs(), samples, d, plan.held, context)?;
-        let known = self
-            .file
-            .clusters
-            .as_ref()
-            .map(|clusters| &clusters.request);
+        let matrix = Matrix::read(
+            &self.home,
+            &self.dirs(),
+            samples,
+            against,
+            d,
+            plan.held,
+            context,
+        )?;
+        let known = self.file.clusters.as_ref();
+        let known = known.filter(|known| known.against == request.against);
         let stored = match (&request.clusters, known) {
-            (Some(wanted), Some(known)) if wanted == known => {
-                duplicates::stored_clusters(&self.home, samples, d)
+            (Some(wanted), Some(known)) if *wanted == known.request => {
+                duplicates::stored_clusters(&self.home, samples, &matrix, d)
             }
             _ => None,
         };
         let keep_clusters = stored.is_some();
+        let rows = (&matrix[..], samples.len(), d);
         let (on, resident) = (self.device.clone(), self.resident.clone());
         let placed = Placed::of(&on, resident.as_deref(), &matrix, d)?;
         let device = placed.on_device();
         let begun = Instant::now();
-        let search = duplicates::Search::begin(&matrix, d, mode, plan, stored, device, context)?;
+        let search = duplicates::Search::begin(rows, mode, plan, stored, device, context)?;
         // Parts of the stage, whose whole also has the reading of the embeddings in it.
         if mode == Mode::Semantic && !keep_clusters {
             self.took_for("kmeans", begun.elapsed().as_secs_f64());
         }
+        let copies = Copies::find(&self.dirs(), samples, against, &matrix, d)?;
         if keep_clusters {
             self.forget_pairs()?;
         } else {
             self.forget_duplicates()?;
-            let clusters = request.clusters.as_ref();
-            self.file.clusters = search.store_clusters(&self.home, samples, clusters)?;
+            self.file.clusters = search.store_clusters(&self.home, samples, request)?;
             // A search that is cut off goes on from them.
             self.save()?;
         }
         let begun = Instant::now();
-        let written = search.store(&self.home, &self.dirs(), samples, plan, context)?;
+        let (written, used) =
+            search.store(&self.home, &self.dirs(), samples, plan, &copies, context)?;
+        if samples.is_against() {
+            duplicates::store_earlier(&self.home, samples.id_type, against, &used)?;
+        }
         self.file.pair_files = Some(written.files);
         self.file.complete_to = written.complete_to;
         self.took_for("pairs", begun.elapsed().as_secs_f64());
@@ -223,7 +254,7 @@ impl Run {
     /// # Errors
     /// [`Error::Run`] where a table is damaged.
     pub fn decide(&mut self, filters: &[Filter], context: Context) -> Result<Summary> {
-        let samples = Samples::read(&self.dirs())?;
+        let samples = self.samples()?;
         self.decide_over(&samples, filters, context)
     }
 
@@ -258,7 +289,12 @@ impl Run {
         let fallen = self.fallen(samples, &survivors)?;
         running.advance(samples.ids.len() as u64)?;
         let before = decisions::fingerprint(&self.home);
+        let sums = match fallen.iter().any(Option::is_some) {
+            true => Sums::read(&self.dirs(), samples, &self.earlier_samples()?)?,
+            false => Sums::default(),
+        };
         let decided = Decided {
+            sums: &sums,
             failed: &failed,
             fallen: &fallen,
             scores: &scores,
@@ -301,11 +337,33 @@ impl Run {
         let keep: Keep = keep.parse().map_err(damaged)?;
         let removal: Removal = removal.parse().map_err(damaged)?;
         let order = duplicates::order(&self.home, &self.dirs(), samples, &keep, *seed)?;
-        let mut graph = PairGraph::new(samples.len(), *eps)?;
+        self.fallen_within(samples, survivors, pair_files, &order, *eps, removal)
+    }
+
+    /// What each good row falls to at an eps, earlier sets first in the order.
+    pub(super) fn fallen_within(
+        &self,
+        samples: &Samples,
+        survivors: &[bool],
+        pair_files: usize,
+        order: &[u64],
+        eps: f64,
+        removal: Removal,
+    ) -> Result<Vec<Option<DuplicateOf>>> {
+        let (n, all) = (samples.len(), samples.all());
+        let mut graph = PairGraph::new(all, eps)?;
         pairs::read_pairs(&self.home, samples, pair_files, |pairs| {
             Ok(graph.add(pairs)?)
         })?;
-        Ok(graph.decide(survivors, &[], &order, removal)?)
+        let earlier: Vec<bool> = (0..all).map(|row| row >= n).collect();
+        let mut survivors = survivors.to_vec();
+        survivors.resize(all, true);
+        let order: Vec<u64> = (n as u64..all as u64)
+            .chain(order.iter().copied())
+            .collect();
+        let mut fallen = graph.decide(&survivors, &earlier, &order, removal)?;
+        fallen.truncate(n);
+        Ok(fallen)
     }
 
     /// How the stored pairs were found, and the number of their files.

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::copies::Sums;
 use super::run::Run;
 use super::set::Samples;
+use arrow::array::RecordBatch;
+
 use crate::atomic::{self, PendingTable};
 use crate::dedup::decide::DuplicateOf;
 use crate::digest::sha256_file;
@@ -26,24 +29,35 @@ pub(super) struct Decided<'a> {
     pub fallen: &'a [Option<DuplicateOf>],
     /// By name, `[n]` each.
     pub scores: &'a [(String, Vec<f32>)],
+    /// Which rows have the same bytes.
+    pub sums: &'a Sums,
 }
 
-/// Rows of a table of an id, another id and a number, such as `removed.parquet`.
+/// Rows of a table of an id, another id and a number, such as `removed.parquet`; with earlier sets a column more, the run that
+/// the other is of. `finish` may add columns to a block.
 pub(super) fn write_matched(
     path: PathBuf,
     samples: &Samples,
-    names: [&str; 3],
+    names: [&str; 4],
     rows: impl Iterator<Item = (usize, usize, f64)>,
+    finish: impl Fn(RecordBatch, &[(usize, usize, f64)]) -> Result<RecordBatch>,
 ) -> Result<()> {
+    let [row_name, other_name, value_name, run_name] = names;
     let mut rows = rows.peekable();
     let mut table: Option<PendingTable> = None;
     loop {
-        let block: Vec<_> = rows
-            .by_ref()
-            .take(BLOCK)
-            .map(|(row, other, value)| (samples.id(row), samples.id(other), value))
+        let block: Vec<_> = rows.by_ref().take(BLOCK).collect();
+        let named: Vec<_> = block
+            .iter()
+            .map(|(row, other, value)| (samples.id(*row), samples.id(*other), *value))
             .collect();
-        let batch = findings::matched_to_batch(samples.id_type, names, &block)?;
+        let columns = [row_name, other_name, value_name];
+        let mut batch = findings::matched_to_batch(samples.id_type, columns, &named)?;
+        if samples.is_against() {
+            let runs = block.iter().map(|(_, other, _)| samples.run(*other));
+            batch = findings::with_runs(batch, run_name, runs)?;
+        }
+        let batch = finish(batch, &block)?;
         let table = match &mut table {
             Some(table) => table,
             none => none.insert(PendingTable::create(&path, batch.schema())?),
@@ -69,9 +83,13 @@ pub(super) fn write(
             Some((row, fell.row as usize, fell.cosine))
         });
         let path = home.path("duplicates/removed.parquet");
-        write_matched(path, samples, ["id", "kept_id", "cosine"], fallen)?;
+        let names = ["id", "kept_id", "cosine", "kept_run"];
+        write_matched(path, samples, names, fallen, |batch, block| {
+            let bytes = |&(row, of, _): &(usize, usize, f64)| decided.sums.same(row, of);
+            findings::with_matches(batch, block.iter().map(bytes))
+        })?;
     }
-    let mut counts = BTreeMap::new();
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     let mut table: Option<PendingTable> = None;
     let mut good = samples.good.iter().copied().enumerate().peekable();
     let mut start = 0;
@@ -93,10 +111,17 @@ pub(super) fn write(
                     Some((None, None)) => (Reason::Kept.as_str(), None),
                 };
             *counts.entry(reason.to_string()).or_default() += 1;
+            if let (Some(row), Some(of)) = (row, duplicate_of) {
+                let (of, count) = (of as usize, |yes| u64::from(yes));
+                *counts.entry("copies".into()).or_default() += count(decided.sums.same(row, of));
+                *counts.entry("earlier".into()).or_default() += count(of >= samples.len());
+            }
             rows.push(DecisionRow {
                 id: samples.ids.get(at).into(),
                 reason: reason.into(),
                 duplicate_of: duplicate_of.map(|row| samples.id(row as usize).into()),
+                duplicate_of_run: duplicate_of
+                    .and_then(|row| samples.run(row as usize).map(String::from)),
             });
             if let Some(row) = row {
                 for ((_, column), (_, values)) in scores.iter_mut().zip(decided.scores) {
@@ -104,7 +129,8 @@ pub(super) fn write(
                 }
             }
         }
-        let batch = findings::decisions_to_batch(samples.id_type, &rows, &scores)?;
+        let batch =
+            findings::decisions_to_batch(samples.id_type, &rows, &scores, samples.is_against())?;
         let table = match &mut table {
             Some(table) => table,
             none => none.insert(PendingTable::create(home.path(DECISIONS), batch.schema())?),
@@ -142,7 +168,7 @@ impl Run {
                 "{root} has no decisions yet; clipsift dedup {root} or clipsift filter {root} makes them"
             )));
         }
-        let columns = ["id", "reason", "duplicate_of"];
+        let columns = ["id", "reason", "duplicate_of", "duplicate_of_run"];
         let batches = atomic::read_parquet_batches(&path, &columns)?;
         Ok(batches.flat_map(move |batch| {
             let rows = batch.and_then(|batch| {
@@ -167,5 +193,6 @@ fn decision(row: DecisionRow) -> Decision {
         },
         id: row.id,
         duplicate_of: row.duplicate_of,
+        duplicate_of_run: row.duplicate_of_run,
     }
 }

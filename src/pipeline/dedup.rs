@@ -1,8 +1,12 @@
 //! How duplicates are asked for.
 
+use std::path::PathBuf;
+
+use super::against::check_against;
 use super::clusters::Clusters;
 use super::decide::no_sizes;
 use super::duplicates::Mode;
+use super::import::IMPORTED;
 use crate::dedup::decide::{Keep, Removal};
 use crate::dedup::kmeans;
 use crate::error::{Error, Result};
@@ -42,6 +46,8 @@ pub struct Dedup {
     pub seed: u64,
     /// Rows whose true neighbours are looked for among all rows, for the recall of a semantic search; none for no audit.
     pub audit: Option<usize>,
+    /// Runs of earlier sets: what they kept wins, is never dropped and never compared with each other. Nothing in them changes.
+    pub against: Vec<PathBuf>,
     /// Rows on each side of a tile of cosines: memory and speed, never the result.
     pub tile: usize,
     /// Bytes of embeddings that are held in memory while duplicates are looked for; more are unpacked into a scratch file in
@@ -64,6 +70,7 @@ impl Default for Dedup {
             removal: Removal::Group,
             seed: 42,
             audit: None,
+            against: Vec::new(),
             tile: crate::ops::tile::TILE,
             held: None,
             row_pairs: super::pairs::ROW_PAIRS,
@@ -96,6 +103,13 @@ impl Dedup {
     /// Sets how clusters are made.
     pub fn clusters(self, clusters: Clusters) -> Dedup {
         Dedup { clusters, ..self }
+    }
+
+    /// Decides against what an earlier run kept: new samples fall to it and to each other. For several earlier runs call it
+    /// several times.
+    pub fn against(mut self, run: impl Into<PathBuf>) -> Dedup {
+        self.against.push(run.into());
+        self
     }
 
     /// Audits a semantic search with that many rows, see [`crate::dedup::audit`]; `Run::file` has the result. Where `auto`
@@ -140,6 +154,11 @@ impl Dedup {
         if self.audit == Some(0) {
             return Err(Error::usage("--audit 0: give at least 1"));
         }
+        if self.mode == Mode::Off && !self.against.is_empty() {
+            return Err(Error::usage(
+                "--against finds duplicates of an earlier set; leave it out with --dedup off",
+            ));
+        }
         let clusterless = matches!(self.mode, Mode::Exact | Mode::Off);
         if clusterless && self.clusters.asked_for() {
             return Err(Error::usage(
@@ -164,13 +183,15 @@ impl Dedup {
     /// What can be known to be wrong with a request before embeddings made by others are taken in.
     ///
     /// # Errors
-    /// [`Error::Usage`] for an order by size, centroids of another d, or more clusters than rows.
+    /// [`Error::Usage`] for an order by size, earlier sets or centroids that do not fit, or more clusters than rows.
     pub fn check_for(&self, files: &Embeddings) -> Result<()> {
         self.check()?;
         if self.keep == Some(Keep::Largest) {
             return Err(no_sizes());
         }
-        if self.clusters.given(files.dims())?.is_some() {
+        check_against(&self.against, IMPORTED, files.dims(), files.id_type())?;
+        if self.clusters.given(files.dims())?.is_some() || !self.against.is_empty() {
+            // Clusters are of the rows of earlier sets as well.
             return Ok(());
         }
         match self.clusters.clusters {

@@ -1,7 +1,9 @@
 //! Embeddings -> clusters and pairs: `clusters/` and `duplicates/`.
 
+use super::against::{AGAINST, Against};
 use super::centroids::read_centroids;
 use super::clusters::{Clusters, InitKind};
+use super::copies::Copies;
 use super::decisions::write_matched;
 use super::matrix::Matrix;
 use super::pairs::{PairFiles, Written, pairs_path};
@@ -18,7 +20,9 @@ use crate::dedup::semantic::{self, SemanticDedup};
 use crate::device::Device;
 use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
+use crate::ops::assign::assign;
 use crate::ops::tile::Pair;
+use crate::store::ids::IdType;
 use crate::store::run_file::{ClusterRequest, Clustering, DedupRequest};
 use crate::store::tables::SampleRow;
 use crate::store::{RunDir, Table, findings};
@@ -66,10 +70,11 @@ pub(super) struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// The mode that `auto` comes to.
-    pub(super) fn settle(&self, n: usize, d: usize, context: Context) -> Mode {
+    /// The mode that `auto` comes to, for n rows and m of earlier sets.
+    pub(super) fn settle(&self, n: usize, m: usize, d: usize, context: Context) -> Mode {
         let needs_clusters = matches!(self.keep, Keep::Hard | Keep::Easy);
-        let work = (n as f64).powi(2) * d as f64;
+        // Each pair once: half of n² among the rows, n m with those of earlier sets.
+        let work = n as f64 * (n + 2 * m) as f64 * d as f64;
         let most = match self.on_card {
             true => EXACT_WORK_ON_CARD,
             false => EXACT_WORK,
@@ -114,6 +119,7 @@ impl Plan<'_> {
             floor: self.floor,
             clusters,
             keep: semantic.then(|| self.keep.to_string()),
+            against: Vec::new(),
         })
     }
 
@@ -169,18 +175,17 @@ pub(super) enum Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Checks the request against the rows `[n, d]` and makes clusters where it is for them, or takes `stored` ones: centroids
-    /// and labels.
+    /// Checks the request against the rows `[n, d]`, of which those from `own` on are of earlier sets, and makes clusters where
+    /// it is for them, or takes `stored` ones: centroids and labels.
     pub(super) fn begin(
-        matrix: &'a [f32],
-        d: usize,
+        (matrix, own, d): (&'a [f32], usize, usize),
         mode: Mode,
         plan: &Plan,
         stored: Option<(Vec<f32>, Vec<u32>)>,
         device: Option<OnDevice<'a>>,
         context: Context,
     ) -> Result<Search<'a>> {
-        if matrix.is_empty() {
+        if own == 0 {
             return Ok(Search::Empty);
         }
         if plan.floor > 0.5 {
@@ -194,7 +199,7 @@ impl<'a> Search<'a> {
                 floor: plan.floor,
                 tile: plan.tile,
             };
-            let exact = ExactPairs::new(matrix, d, params)?;
+            let exact = ExactPairs::new(matrix, d, params)?.against(own)?;
             return Ok(Search::Exact(match device {
                 Some(device) => exact.on_device(device)?,
                 None => exact,
@@ -219,7 +224,8 @@ impl<'a> Search<'a> {
                 (fit.centroids, fit.labels, Some(fit.info))
             }
         };
-        let dedup = SemanticDedup::with_clusters(matrix, d, centroids, labels, params)?;
+        let dedup =
+            SemanticDedup::with_clusters(matrix, d, centroids, labels, params)?.against(own)?;
         let dedup = match device {
             Some(device) => dedup.on_device(device)?,
             None => dedup,
@@ -236,7 +242,7 @@ impl<'a> Search<'a> {
         &self,
         home: &RunDir,
         samples: &Samples,
-        request: Option<&ClusterRequest>,
+        request: &DedupRequest,
     ) -> Result<Option<Clustering>> {
         let (
             Search::Semantic {
@@ -244,14 +250,15 @@ impl<'a> Search<'a> {
                 matrix,
                 fit: Some(fit),
             },
-            Some(request),
-        ) = (self, request)
+            Some(clusters),
+        ) = (self, &request.clusters)
         else {
             return Ok(None);
         };
         write_clusters(home, samples, matrix, dedup)?;
         Ok(Some(Clustering {
-            request: request.clone(),
+            request: clusters.clone(),
+            against: request.against.clone(),
             fitted_rows: fit.fitted_rows,
             inertias: fit.inertias.iter().copied().map(ten_digits).collect(),
             shifts: fit.shifts.iter().copied().map(ten_digits).collect(),
@@ -260,15 +267,16 @@ impl<'a> Search<'a> {
         }))
     }
 
-    /// Writes pairs and matches.
+    /// Writes pairs and matches; tells which rows of earlier sets the pairs name.
     pub(super) fn store(
         &self,
         home: &RunDir,
         dirs: &[&RunDir],
         samples: &Samples,
         plan: &Plan,
+        copies: &Copies,
         context: Context,
-    ) -> Result<Written> {
+    ) -> Result<(Written, Vec<bool>)> {
         let folder = home.path("duplicates");
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let comparisons = match self {
@@ -281,7 +289,13 @@ impl<'a> Search<'a> {
         let mut pairs = PairFiles::new(home, samples, plan.eps, plan.row_pairs);
         let mut take = |block: &[Pair], compared: u64| {
             running.advance(compared)?;
-            pairs.take(block)
+            match block.iter().any(|pair| copies.has(pair)) {
+                false => pairs.take(block),
+                true => {
+                    let rest = block.iter().filter(|pair| !copies.has(pair));
+                    pairs.take(&rest.copied().collect::<Vec<_>>())
+                }
+            }
         };
         match self {
             Search::Empty => {}
@@ -293,7 +307,8 @@ impl<'a> Search<'a> {
                 write_matches(home, dirs, samples, dedup, plan, &mut running)?;
             }
         }
-        let written = pairs.finish()?;
+        pairs.take(&copies.pairs)?;
+        let (written, used) = pairs.finish()?;
         running.finish();
         context.note(&format!("dedup: {} pairs", written.pairs));
         if let Some(complete) = written.complete_to {
@@ -303,7 +318,7 @@ impl<'a> Search<'a> {
                 plan.row_pairs, plan.eps
             ));
         }
-        Ok(written)
+        Ok((written, used))
     }
 }
 
@@ -312,31 +327,44 @@ fn ten_digits(x: f64) -> f64 {
     format!("{x:.9e}").parse().unwrap_or(x)
 }
 
-/// The stored clusters, centroids and labels; none where they are not whole.
+/// The stored clusters, centroids and labels of the rows `[n + m, d]`; none where they are not whole.
 pub(super) fn stored_clusters(
     home: &RunDir,
     samples: &Samples,
+    matrix: &[f32],
     d: usize,
 ) -> Option<(Vec<f32>, Vec<u32>)> {
     let centroids = read_centroids(&home.path(CENTROIDS), d).ok()?;
-    let (labels, _) = read_clusters(home, samples).ok()?;
+    let (mut labels, _) = read_clusters(home, samples).ok()?;
     let k = centroids.len() / d;
     let whole = labels.len() == samples.len() && labels.iter().all(|label| (*label as usize) < k);
+    if whole && samples.all() > samples.len() {
+        // Tables of clusters are of the run's own rows.
+        let earlier = assign(&matrix[samples.len() * d..], d, &centroids).ok()?;
+        labels.extend(earlier.labels);
+    }
     whole.then_some((centroids, labels))
 }
 
 /// Whether every file that a finished search leaves is there.
-pub(super) fn all_there(home: &RunDir, pair_files: usize, parts: usize, mode: Mode) -> bool {
+pub(super) fn all_there(
+    home: &RunDir,
+    pair_files: usize,
+    parts: usize,
+    mode: Mode,
+    against: bool,
+) -> bool {
+    let earlier = !against || home.path(AGAINST).is_file();
     let pairs = (0..pair_files).all(|file| pairs_path(home, file).is_file());
     let clusters = || (0..parts).all(|part| home.part(Table::Clusters, part).is_file());
-    pairs && (mode == Mode::Exact || clusters())
+    pairs && earlier && (mode == Mode::Exact || clusters())
 }
 
 /// Makes `matches.parquet` anew for another order, over the clusters that are there.
 pub(super) fn match_anew(
     home: &RunDir,
     dirs: &[&RunDir],
-    samples: &Samples,
+    (samples, against): (&Samples, &Against),
     d: usize,
     plan: &Plan,
     (device, resident): (&Device, Option<&Resident>),
@@ -345,16 +373,21 @@ pub(super) fn match_anew(
     if samples.len() == 0 {
         return Ok(());
     }
-    let matrix = Matrix::read(home, dirs, samples, d, plan.held, context)?;
+    let matrix = Matrix::read(home, dirs, samples, against, d, plan.held, context)?;
     let placed = Placed::of(device, resident, &matrix, d)?;
     let centroids = read_centroids(&home.path(CENTROIDS), d)?;
-    let (labels, _) = read_clusters(home, samples)?;
+    let (mut labels, _) = read_clusters(home, samples)?;
+    let own = samples.len();
+    if samples.all() > own {
+        labels.extend(assign(&matrix[own * d..], d, &centroids)?.labels);
+    }
     let params = semantic::Params {
         floor: plan.floor,
         tile: plan.tile,
         ..semantic::Params::default()
     };
-    let dedup = SemanticDedup::with_clusters(&matrix, d, centroids, labels, params)?;
+    let dedup =
+        SemanticDedup::with_clusters(&matrix, d, centroids, labels, params)?.against(own)?;
     let dedup = match placed.on_device() {
         Some(device) => dedup.on_device(device)?,
         None => dedup,
@@ -415,8 +448,10 @@ fn write_matches(
     running: &mut Running,
 ) -> Result<()> {
     let order = order(home, dirs, samples, plan.keep, plan.seed)?;
+    let earlier = samples.len() as u64..samples.all() as u64;
+    let ranked: Vec<u64> = earlier.chain(order.iter().copied()).collect();
     let running = Mutex::new(running);
-    let matches = dedup.matches_told(&order, |more| {
+    let matches = dedup.matches_told(&ranked, |more| {
         // What a thread leaves that panicked here is a count.
         let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
         running.advance(more)
@@ -426,7 +461,32 @@ fn write_matches(
         (*row as usize, found.row as usize, found.cosine)
     });
     let path = home.path("duplicates/matches.parquet");
-    write_matched(path, samples, ["id", "max_id", "cosine_sim_score"], rows)
+    let names = ["id", "max_id", "cosine_sim_score", "max_run"];
+    write_matched(path, samples, names, rows, |batch, _| Ok(batch))
+}
+
+/// Keeps what is known of the rows of earlier sets that pairs name, so that decisions are made anew without these sets.
+pub(super) fn store_earlier(
+    home: &RunDir,
+    kind: IdType,
+    against: &Against,
+    used: &[bool],
+) -> Result<()> {
+    let mut rows = Vec::new();
+    against.for_each_sample(|number, run, place, sample| {
+        if used.get(number) == Some(&true) {
+            rows.push((run.to_string(), place, sample));
+        }
+        Ok(())
+    })?;
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(run, place, row)| (run.as_str(), *place, row.clone()))
+        .collect();
+    atomic::write_parquet(
+        home.path(AGAINST),
+        &findings::earlier_to_batch(kind, &rows)?,
+    )
 }
 
 /// Good rows in order of preference.

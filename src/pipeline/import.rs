@@ -15,6 +15,9 @@ use crate::store::run_file::EmbedRequest;
 use crate::store::tables::{Embeddings, SampleRow};
 use crate::store::{RunDir, Table};
 
+/// The fingerprint of embeddings made by others, whose model is not known.
+pub const IMPORTED: &str = "given";
+
 /// How embeddings made by others are taken in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Import {
@@ -66,7 +69,7 @@ impl Run {
             imported: true,
             id_type: files.id_type(),
             model: "given".into(),
-            fingerprint: "given".into(),
+            fingerprint: IMPORTED.into(),
             dims: files.dims(),
             dtype: format!("{dtype:?}").to_lowercase(),
             device: "none".into(),

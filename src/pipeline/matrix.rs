@@ -13,6 +13,7 @@ use std::ops::Deref;
 
 use memmap2::Mmap;
 
+use super::against::Against;
 use super::progress::Context;
 use super::set::Samples;
 use crate::error::{Error, Result};
@@ -41,7 +42,7 @@ impl Deref for Matrix {
 }
 
 impl Matrix {
-    /// Reads the embeddings of all runs' good samples. Above `held` bytes they go to a scratch file in `home`; without a number,
+    /// Reads the embeddings of all runs' good samples, and then of the rows of earlier sets. Above `held` bytes they go to a scratch file in `home`; without a number,
     /// above 512 MiB or a quarter of the memory that is free, whichever is less. The values are the same.
     ///
     /// # Errors
@@ -51,14 +52,20 @@ impl Matrix {
         home: &RunDir,
         dirs: &[&RunDir],
         samples: &Samples,
+        against: &Against,
         d: usize,
         held: Option<u64>,
         context: Context,
     ) -> Result<Matrix> {
-        let bytes = samples.len() as u64 * d as u64 * 4;
+        let values = (samples.len() + against.len()) * d;
+        let bytes = values as u64 * 4;
+        let for_each = |each: &mut dyn FnMut(&[f32]) -> Result<()>| {
+            for_each_part(dirs, samples, d, &mut *each)?;
+            against.for_each_embedding(d, each)
+        };
         if bytes <= held.unwrap_or_else(most_held) {
-            let mut matrix = Vec::with_capacity(samples.len() * d);
-            for_each_part(dirs, samples, d, |rows| {
+            let mut matrix = Vec::with_capacity(values);
+            for_each(&mut |rows| {
                 context.check()?;
                 matrix.extend_from_slice(rows);
                 Ok(())
@@ -67,7 +74,7 @@ impl Matrix {
         }
         // Without a name from the start where the system can do that, else its name is taken at once.
         let mut file = tempfile::tempfile_in(home.root()).map_err(scratch(home, bytes))?;
-        for_each_part(dirs, samples, d, |rows| {
+        for_each(&mut |rows| {
             context.check()?;
             file.write_all(bytemuck::cast_slice(rows))
                 .map_err(scratch(home, bytes))
@@ -92,7 +99,7 @@ fn scratch(home: &RunDir, bytes: u64) -> impl FnOnce(std::io::Error) -> Error {
 }
 
 /// Calls `each` with the rows of one part after another.
-fn for_each_part(
+pub(super) fn for_each_part(
     dirs: &[&RunDir],
     samples: &Samples,
     d: usize,

@@ -3,9 +3,11 @@
 //! A pipeline only says which stages there are; each stage works from what the one before it stored, so that
 //! `Pipeline::...::run` and the stages of [`Run`] called one after the other leave the same bytes.
 
+mod against;
 mod audit;
 mod centroids;
 mod clusters;
+mod copies;
 mod curated;
 mod decide;
 mod decisions;
@@ -28,12 +30,13 @@ mod watch;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+pub use against::check_against;
 pub use clusters::{Clusters, InitKind};
 pub use curated::Shards;
 pub use decide::{Candidate, Filter};
 pub use dedup::{Dedup, Exact, Semantic};
 pub use duplicates::Mode;
-pub use import::Import;
+pub use import::{IMPORTED, Import};
 pub use progress::{Context, Event, Observer, Running, Stage};
 pub use run::{Run, Summary, check_dims, check_score_name};
 pub use sweep::Swept;
@@ -391,6 +394,8 @@ impl Pipeline {
         };
         dedup.check()?;
         dedup.clusters.given(embedder.dims())?;
+        let (fingerprint, d) = (embedder.fingerprint(), embedder.dims());
+        check_against(&dedup.against, &fingerprint, d, IdType::String)?;
         let eps = dedup.eps.unwrap_or_else(|| embedder.default_eps());
         if let Some(floor) = dedup.floor.filter(|floor| *floor < eps) {
             return Err(Error::usage(format!(

@@ -45,6 +45,8 @@ pub(super) struct PairFiles<'a> {
     written: Written,
     /// The greatest cosine of a pair that was left out.
     left_out: f64,
+    /// For each row of an earlier set whether a pair names it.
+    used: Vec<bool>,
 }
 
 impl<'a> PairFiles<'a> {
@@ -63,6 +65,7 @@ impl<'a> PairFiles<'a> {
                 complete_to: None,
             },
             left_out: f64::NEG_INFINITY,
+            used: vec![false; samples.earlier.len()],
         }
     }
 
@@ -103,8 +106,8 @@ impl<'a> PairFiles<'a> {
         Ok(())
     }
 
-    /// Writes what is held, the first file even when it is empty.
-    pub(super) fn finish(mut self) -> Result<Written> {
+    /// Writes what is held, the first file even when it is empty; tells for each row of an earlier set whether a pair names it.
+    pub(super) fn finish(mut self) -> Result<(Written, Vec<bool>)> {
         self.end_row()?;
         if self.written.files == 0 || !self.held.is_empty() {
             self.flush()?;
@@ -114,7 +117,7 @@ impl<'a> PairFiles<'a> {
             let complete = ((1.0 - self.left_out) * 1e6 - 1.0).floor() / 1e6;
             self.written.complete_to = Some(complete.max(self.eps));
         }
-        Ok(self.written)
+        Ok((self.written, self.used))
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -123,7 +126,15 @@ impl<'a> PairFiles<'a> {
         let b: Vec<_> = self.held.iter().map(|p| id(p.b)).collect();
         let cosine: Vec<_> = self.held.iter().map(|p| p.cosine).collect();
         let identical: Vec<_> = self.held.iter().map(|p| p.identical).collect();
-        let table = findings::pairs_to_batch(self.samples.id_type, &a, &b, &cosine, &identical)?;
+        let samples = self.samples;
+        let mut table = findings::pairs_to_batch(samples.id_type, &a, &b, &cosine, &identical)?;
+        if samples.is_against() {
+            let runs = self.held.iter().map(|p| samples.run(p.b as usize));
+            table = findings::with_runs(table, "b_run", runs)?;
+            let n = samples.len() as u64;
+            let earlier = self.held.iter().filter_map(|p| p.b.checked_sub(n));
+            earlier.for_each(|row| self.used[row as usize] = true);
+        }
         atomic::write_parquet(pairs_path(self.home, self.written.files), &table)?;
         self.written.files += 1;
         self.written.pairs += self.held.len() as u64;
@@ -147,7 +158,7 @@ pub(super) fn read_pairs(
     files: usize,
     mut each: impl FnMut(&[Pair]) -> Result<()>,
 ) -> Result<()> {
-    let rows = samples.by_id();
+    let (rows, earlier) = (samples.by_id(), samples.earlier.by_id());
     for file in 0..files {
         let path = pairs_path(home, file);
         if !path.is_file() {
@@ -156,19 +167,28 @@ pub(super) fn read_pairs(
             return Err(Error::run(&path, reason));
         }
         let mut block = Vec::new();
-        findings::for_each_pair(&atomic::read_parquet(&path)?, |a, b, cosine, identical| {
-            let row = |id: &str| {
-                let row = rows.get(id).copied();
-                row.ok_or_else(|| format!("names {id}, which is not in the set"))
-            };
-            block.push(Pair {
-                a: row(a)?,
-                b: row(b)?,
-                cosine,
-                identical,
-            });
-            Ok(())
-        })
+        findings::for_each_pair(
+            &atomic::read_parquet(&path)?,
+            |(a, b, run), cosine, identical| {
+                let row = |id: &str, run: Option<&str>| {
+                    let row = match run {
+                        None => rows.get(id).copied(),
+                        Some(run) => {
+                            let earlier = earlier.get(&(run, id)).copied();
+                            earlier.map(|row| row + samples.len() as u64)
+                        }
+                    };
+                    row.ok_or_else(|| format!("names {id}, which is not in the set"))
+                };
+                block.push(Pair {
+                    a: row(a, None)?,
+                    b: row(b, run)?,
+                    cosine,
+                    identical,
+                });
+                Ok(())
+            },
+        )
         .map_err(|reason| Error::run(&path, reason))?;
         each(&block)?;
     }

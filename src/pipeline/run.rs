@@ -32,6 +32,10 @@ pub struct Summary {
     pub below: Vec<(String, u64)>,
     /// Duplicates of kept samples.
     pub duplicates: u64,
+    /// Those of them whose file is the same, byte for byte.
+    pub copies: u64,
+    /// Those of them that fell to a sample of an earlier set.
+    pub earlier: u64,
     /// Samples in the curated set.
     pub kept: u64,
     /// Images embedded a second, where any were embedded now.
@@ -324,7 +328,15 @@ impl Run {
                 below.push((threshold.score.clone(), count(&threshold.score)));
             }
         }
-        let fixed = ["read", "bad", "corrupt", "kept", "duplicate"];
+        let fixed = [
+            "read",
+            "bad",
+            "corrupt",
+            "kept",
+            "duplicate",
+            "copies",
+            "earlier",
+        ];
         for (name, n) in &self.file.counts {
             if !fixed.contains(&name.as_str()) && !below.iter().any(|(known, _)| known == name) {
                 below.push((name.clone(), *n));
@@ -335,6 +347,8 @@ impl Run {
             bad: count("bad"),
             below,
             duplicates: count("duplicate"),
+            copies: count("copies"),
+            earlier: count("earlier"),
             kept: count("kept"),
             images_per_second: None,
             decided: self.home.path("decisions.parquet").is_file(),
@@ -369,6 +383,9 @@ pub fn check_score_name(name: &str) -> Result<()> {
         "keep",
         "reason",
         "duplicate_of",
+        "duplicate_of_run",
+        "copies",
+        "earlier",
         "kept",
         "corrupt",
         "duplicate",

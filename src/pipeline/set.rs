@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::against::Earlier;
 use crate::error::{Error, Result};
 use crate::store::ids::{IdType, Ids};
 use crate::store::run_file::RunFile;
@@ -12,6 +13,7 @@ use crate::store::tables::SampleRow;
 use crate::store::{RunDir, Table, findings};
 
 /// Samples of a set, without embeddings. Memory: 16 bytes a sample, and its id.
+#[derive(Debug)]
 pub(super) struct Samples {
     /// The ids of all samples, good and bad.
     pub ids: Ids,
@@ -21,6 +23,8 @@ pub(super) struct Samples {
     pub id_type: IdType,
     /// Good samples of each part, all runs' parts one after the other.
     pub part_sizes: Vec<usize>,
+    /// Rows of earlier sets, from n on.
+    pub earlier: Earlier,
 }
 
 impl Samples {
@@ -38,6 +42,7 @@ impl Samples {
             ids: Ids::default(),
             good: Vec::new(),
             part_sizes: Vec::new(),
+            earlier: Earlier::default(),
         };
         for dir in dirs {
             for part in 0..dir.parts() {
@@ -76,9 +81,28 @@ impl Samples {
         }
     }
 
-    /// A good row's id.
+    /// A good row's id, or that of a row of an earlier set.
     pub(super) fn id(&self, row: usize) -> &str {
-        self.ids.get(self.good[row])
+        match row.checked_sub(self.len()) {
+            None => self.ids.get(self.good[row]),
+            Some(earlier) => self.earlier.id(earlier),
+        }
+    }
+
+    /// The earlier run that a row is of; none for one of the set itself.
+    pub(super) fn run(&self, row: usize) -> Option<&str> {
+        let earlier = row.checked_sub(self.len())?;
+        Some(self.earlier.run(earlier))
+    }
+
+    /// Whether there are earlier sets, so that tables name the run of a row.
+    pub(super) fn is_against(&self) -> bool {
+        !self.earlier.runs.is_empty()
+    }
+
+    /// n + m: good rows and those of earlier sets.
+    pub(super) fn all(&self) -> usize {
+        self.len() + self.earlier.len()
     }
 
     /// n: good rows.

@@ -1,9 +1,8 @@
 //! What other values of eps would remove, from the stored pairs; nothing is changed.
 
+use super::duplicates;
 use super::run::Run;
-use super::set::Samples;
-use super::{duplicates, pairs};
-use crate::dedup::decide::{Keep, PairGraph, Removal};
+use crate::dedup::decide::{Keep, Removal};
 use crate::error::{Error, Result};
 use crate::sample::Reason;
 
@@ -48,7 +47,7 @@ impl Run {
         let damaged = |reason: String| Error::run(self.root(), reason);
         let keep: Keep = decide.keep.parse().map_err(damaged)?;
         let removal: Removal = decide.removal.parse().map_err(damaged)?;
-        let samples = Samples::read(&self.dirs())?;
+        let samples = self.samples()?;
         let mut passes = Vec::with_capacity(samples.ids.len());
         for decision in self.each_decision()? {
             passes.push(matches!(decision?.reason, Reason::Kept | Reason::Duplicate));
@@ -63,11 +62,8 @@ impl Run {
         let order = duplicates::order(&self.home, &self.dirs(), &samples, &keep, decide.seed)?;
         eps.iter()
             .map(|&eps| {
-                let mut graph = PairGraph::new(samples.len(), eps)?;
-                pairs::read_pairs(&self.home, &samples, pair_files, |pairs| {
-                    Ok(graph.add(pairs)?)
-                })?;
-                let fallen = graph.decide(&survivors, &[], &order, removal)?;
+                let fallen =
+                    self.fallen_within(&samples, &survivors, pair_files, &order, eps, removal)?;
                 let duplicates = fallen.iter().flatten().count() as u64;
                 Ok(Swept {
                     eps,

@@ -190,7 +190,10 @@ fn near_misses(facts: &Facts) -> Vec<(usize, usize, f64)> {
     let (Some(eps), Some(pairs)) = (facts.eps(), &facts.pairs) else {
         return Vec::new();
     };
-    let kept = |row: u64| facts.reason(row as usize) == Some(&Reason::Kept);
+    let kept = |row: u64| {
+        let row = row as usize;
+        row >= facts.rows() || facts.reason(row) == Some(&Reason::Kept)
+    };
     pairs
         .near
         .iter()
@@ -245,7 +248,7 @@ fn sheets(facts: &Facts, name: &str, values: &[f32], alike: &[usize]) -> Sheets 
 
 /// For each row the lowest of those that it is a copy of, by way of others too, whether or not any of them is kept.
 fn alike(facts: &Facts) -> Vec<usize> {
-    let mut alike: Vec<usize> = (0..facts.rows()).collect();
+    let mut alike: Vec<usize> = (0..facts.all()).collect();
     let (Some(eps), Some(pairs)) = (facts.eps(), &facts.pairs) else {
         return alike;
     };

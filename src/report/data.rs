@@ -44,8 +44,9 @@ pub(super) fn sliders(facts: &Facts) -> Result<Value, String> {
         eps = json!({"value": value, "max": max});
         (identical, near) = (&pairs.identical, &pairs.near);
     }
-    let (rows, nodes) = renumber(n, &decided.order, identical, near);
-    let mut place = vec![0_u32; n];
+    let (rows, nodes) = renumber(facts.all(), n, &decided.order, identical, near);
+    let earlier = rows.iter().take_while(|row| **row >= n).count();
+    let mut place = vec![0_u32; facts.all()];
     for (number, row) in rows.iter().enumerate() {
         place[*row] = number as u32;
     }
@@ -57,7 +58,7 @@ pub(super) fn sliders(facts: &Facts) -> Result<Value, String> {
     let scores = facts.scores.iter().map(|(name, values)| {
         let bytes: Vec<u8> = rows
             .iter()
-            .flat_map(|row| values[*row].to_le_bytes())
+            .flat_map(|row| values.get(*row).unwrap_or(&f32::NAN).to_le_bytes())
             .collect();
         let (low, high) = range(facts, name, values);
         json!({"name": name, "low": low, "high": high, "values": base64(&bytes)})
@@ -65,7 +66,8 @@ pub(super) fn sliders(facts: &Facts) -> Result<Value, String> {
     Ok(json!({
         "read": facts.samples.len(),
         "bad": facts.samples.len() - n,
-        "rows": n,
+        "rows": rows.len(),
+        "earlier": earlier,
         "nodes": nodes,
         "eps": eps,
         "removal": facts.file.decide.as_ref().map(|d| d.removal.clone()),
@@ -79,9 +81,16 @@ pub(super) fn sliders(facts: &Facts) -> Result<Value, String> {
     }))
 }
 
-/// Rows in the page's order, and how many of them occur in a pair.
-fn renumber(n: usize, order: &[u64], identical: &[Pair], near: &[Pair]) -> (Vec<usize>, usize) {
-    let mut paired = vec![false; n];
+/// Rows in the page's order, and how many of them occur in a pair. Those of earlier sets, from n on, are first in the order of
+/// preference, and here where they occur in a pair.
+fn renumber(
+    all: usize,
+    n: usize,
+    order: &[u64],
+    identical: &[Pair],
+    near: &[Pair],
+) -> (Vec<usize>, usize) {
+    let mut paired = vec![false; all];
     for pair in identical.iter().chain(near) {
         paired[pair.a as usize] = true;
         paired[pair.b as usize] = true;
@@ -183,6 +192,9 @@ fn flags(facts: &Facts, dedup: &DedupRequest) -> String {
         flags += &cluster_flags(clusters);
         seeded = true;
     }
+    for earlier in &dedup.against {
+        flags += &format!(" --against {}", quoted(&earlier.run));
+    }
     if let Some(decide) = &facts.file.decide {
         for (flag, value, usual) in [
             ("keep", &decide.keep, "largest"),
@@ -197,6 +209,15 @@ fn flags(facts: &Facts, dedup: &DedupRequest) -> String {
         }
     }
     flags
+}
+
+/// A word of a command line for a POSIX shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "_@%+=:,./-".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.into(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }
 
 fn cluster_flags(clusters: &ClusterRequest) -> String {

@@ -42,6 +42,8 @@ pub(crate) struct Facts<'a> {
     pub samples: &'a [SampleRow],
     /// Positions in `samples` of the good ones, which are the rows of everything below.
     pub good: &'a [usize],
+    /// Rows of earlier sets, which count from n on: their run and what stands in its `samples/`.
+    pub earlier: Vec<(String, SampleRow)>,
     /// Scores by name, `[n]` each.
     pub scores: Vec<(String, Vec<f32>)>,
     /// What was decided, once it is.
@@ -54,9 +56,9 @@ pub(crate) struct Facts<'a> {
 pub(crate) struct Decided {
     /// Why a row is kept or not, `[n]`.
     pub reasons: Vec<Reason>,
-    /// What a row fell to, `[n]`: the row, and their cosine where the stored pairs have it.
+    /// What a row fell to, `[n + m]`, nothing for rows of earlier sets: the row, and their cosine where the stored pairs have it.
     pub fallen: Vec<Option<(usize, Option<f64>)>>,
-    /// All rows in order of preference; empty where duplicates were not looked for.
+    /// All rows in order of preference, earlier sets first; empty where duplicates were not looked for.
     pub order: Vec<u64>,
 }
 
@@ -66,9 +68,31 @@ impl Facts<'_> {
         self.good.len()
     }
 
-    /// A good row's sample.
+    /// n + m: good rows and those of earlier sets.
+    fn all(&self) -> usize {
+        self.good.len() + self.earlier.len()
+    }
+
+    /// A row's sample.
     fn sample(&self, row: usize) -> &SampleRow {
-        &self.samples[self.good[row]]
+        match row.checked_sub(self.rows()) {
+            None => &self.samples[self.good[row]],
+            Some(earlier) => &self.earlier[earlier].1,
+        }
+    }
+
+    /// The earlier run that a row is of.
+    fn run_of(&self, row: usize) -> Option<&str> {
+        let earlier = row.checked_sub(self.rows())?;
+        Some(&self.earlier[earlier].0)
+    }
+
+    /// Where a row's picture stands among the thumbnails: its place in `samples`, those of earlier sets after all.
+    pub(crate) fn place(&self, row: usize) -> usize {
+        match row.checked_sub(self.rows()) {
+            None => self.good[row],
+            Some(earlier) => self.samples.len() + earlier,
+        }
     }
 
     /// The eps that was decided with; none where duplicates were not looked for.
@@ -94,13 +118,17 @@ impl Facts<'_> {
         let Some((name, scores)) = self.scores.iter().find(|(name, _)| name == "nsfw") else {
             return false;
         };
+        let Some(score) = scores.get(row) else {
+            // Nothing is known of it here.
+            return true;
+        };
         let upper = |t: &Threshold| matches!(t.bound, Bound::Max(_));
         let mut bounds = self.thresholds(name).filter(|t| upper(t)).peekable();
         if bounds.peek().is_none() {
             // What is not a number is not known to be harmless.
-            return scores[row].is_nan() || scores[row] >= 0.5;
+            return score.is_nan() || *score >= 0.5;
         }
-        bounds.any(|t| !t.keeps(scores[row]))
+        bounds.any(|t| !t.keeps(*score))
     }
 
     /// Whether what was decided follows from the thresholds as they are now.

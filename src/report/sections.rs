@@ -18,7 +18,7 @@ const NAMED: usize = 5;
 /// A sample's picture with its name, its pixel size and a line of its own.
 fn card(facts: &Facts, thumbnails: &Thumbnails, row: usize, class: &str, line: &str) -> String {
     let sample = facts.sample(row);
-    let picture = match thumbnails.get(&facts.good[row]) {
+    let picture = match thumbnails.get(&facts.place(row)) {
         Some(Ok(t)) => {
             let image = format!(
                 r#"<img src="{}" width="{}" height="{}" alt="" decoding="async">"#,
@@ -57,7 +57,8 @@ pub(super) fn duplicates(facts: &Facts, shown: &Shown, thumbnails: &Thumbnails) 
     let (Some(eps), Some(pairs)) = (facts.eps(), &facts.pairs) else {
         return r#"<p class="note">Duplicates were not looked for: <code>clipsift dedup RUN</code> does that.</p>"#.into();
     };
-    let mut out = cosines(pairs, eps);
+    let mut out = among(facts);
+    out += &cosines(pairs, eps);
     out += &audit(facts);
     if shown.groups.is_empty() {
         out += r#"<p class="note">No sample is a duplicate of another.</p>"#;
@@ -93,13 +94,24 @@ pub(super) fn duplicates(facts: &Facts, shown: &Shown, thumbnails: &Thumbnails) 
 
 fn group_of(facts: &Facts, thumbnails: &Thumbnails, group: &Group) -> String {
     let mut out = String::from(r#"<article class="group">"#);
-    let kept = r#"<b class="mark">kept</b>"#;
-    out += &card(facts, thumbnails, group.kept, "kept", kept);
+    let kept = match facts.run_of(group.kept) {
+        None => r#"<b class="mark">kept</b>"#.to_string(),
+        Some(run) => format!(
+            r#"<b class="mark">kept</b><span class="size">in <bdi title="{}">{}</bdi></span>"#,
+            escape(run),
+            escape(run.rsplit('/').next().unwrap_or(run))
+        ),
+    };
+    out += &card(facts, thumbnails, group.kept, "kept", &kept);
     for Member { row, of, cosine: c } in &group.members {
         let mut line = match c {
             Some(c) => format!(r#"<b class="cosine">{}</b>"#, cosine(*c)),
             None => String::new(),
         };
+        let (sum, other) = (&facts.sample(*row).sha256, &facts.sample(*of).sha256);
+        if !sum.is_empty() && sum == other {
+            line += r#"<span class="size">byte-identical</span>"#;
+        }
         if *of != group.kept {
             // With chains a row may have fallen to another duplicate.
             let other = &facts.sample(*of).id;
@@ -125,6 +137,36 @@ fn group_of(facts: &Facts, thumbnails: &Thumbnails, group: &Group) -> String {
         );
     }
     out + "</article>"
+}
+
+/// Of the duplicates those whose files are the same, and those of earlier sets.
+fn among(facts: &Facts) -> String {
+    let count = |name: &str| facts.file.counts.get(name).copied().unwrap_or(0);
+    let mut out = String::new();
+    if count("copies") > 0 {
+        push(
+            &mut out,
+            format_args!(
+                r#"<p class="note">{} byte-identical to what they fell to.</p>"#,
+                count_of(count("copies"), "duplicate")
+            ),
+        );
+    }
+    let runs = facts.file.dedup.iter().flat_map(|found| &found.against);
+    let runs: Vec<String> = runs
+        .map(|earlier| format!("<bdi>{}</bdi>", escape(&earlier.run)))
+        .collect();
+    if !runs.is_empty() {
+        push(
+            &mut out,
+            format_args!(
+                r#"<p class="note">Decided against what was kept in {}: {} fell to it.</p>"#,
+                runs.join(", "),
+                count_of(count("earlier"), "duplicate")
+            ),
+        );
+    }
+    out
 }
 
 /// What clusters lost, where that was looked at.
@@ -165,7 +207,7 @@ fn cosines(pairs: &Pairs, eps: f64) -> String {
         push(
             &mut out,
             format_args!(
-                r#"<p class="note">{} identical to another, to the bit of the embedding.</p>"#,
+                r#"<p class="note">{} identical to another, to the bit of the embedding or byte for byte.</p>"#,
                 count_of(pairs.identical_total, "row")
             ),
         );

@@ -68,18 +68,35 @@ impl RunDir {
     /// # Errors
     /// [`Error::Usage`] where there is none; [`Error::Run`] where another process works on it.
     pub fn open(root: &Path) -> Result<RunDir> {
-        if !root.join(RUN_FILE).is_file() {
-            let what = if root.exists() {
-                "is not a run directory (no run.json in it)"
-            } else {
-                "does not exist"
-            };
-            return Err(Error::usage(format!(
-                "{} {what}; clipsift curate or embed makes one",
-                root.display()
-            )));
-        }
+        RunDir::check_there(root)?;
         RunDir::lock(root)
+    }
+
+    fn check_there(root: &Path) -> Result<()> {
+        if root.join(RUN_FILE).is_file() {
+            return Ok(());
+        }
+        let what = if root.exists() {
+            "is not a run directory (no run.json in it)"
+        } else {
+            "does not exist"
+        };
+        Err(Error::usage(format!(
+            "{} {what}; clipsift curate or embed makes one",
+            root.display()
+        )))
+    }
+
+    /// Opens the directory of an earlier run to read from it: nothing in it is touched, and others may read it too.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where there is none; [`Error::Run`] where another process works on it.
+    pub fn open_to_read(root: &Path) -> Result<RunDir> {
+        RunDir::check_there(root)?;
+        Ok(RunDir {
+            root: root.to_path_buf(),
+            _lock: atomic::share_folder(root)?,
+        })
     }
 
     fn lock(root: &Path) -> Result<RunDir> {
@@ -238,6 +255,19 @@ impl RunDir {
         let path = self.part(Table::Samples, index);
         for table in atomic::read_parquet_batches(&path, &["id", "error"])? {
             tables::for_each_id(&table?, &mut each).map_err(|reason| Error::run(&path, reason))?;
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with the sha256 of each good sample of a part; empty where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where the file is damaged.
+    pub(crate) fn for_each_sha256(&self, index: usize, mut each: impl FnMut(&str)) -> Result<()> {
+        let path = self.part(Table::Samples, index);
+        for table in atomic::read_parquet_batches(&path, &["error", "sha256"])? {
+            tables::for_each_sha256(&table?, &mut each)
+                .map_err(|reason| Error::run(&path, reason))?;
         }
         Ok(())
     }

@@ -206,6 +206,18 @@ pub struct DedupRequest {
     pub clusters: Option<ClusterRequest>,
     /// The order that `matches.parquet` was made in; semantic alone.
     pub keep: Option<String>,
+    /// Earlier sets that the rows were compared with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub against: Vec<AgainstRequest>,
+}
+
+/// An earlier set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgainstRequest {
+    /// The run directory.
+    pub run: String,
+    /// sha256 over its samples and which of them it kept.
+    pub sha256: String,
 }
 
 impl DedupRequest {
@@ -223,6 +235,9 @@ impl DedupRequest {
 pub struct Clustering {
     /// What fixes them.
     pub request: ClusterRequest,
+    /// Earlier sets whose rows they were fitted to as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub against: Vec<AgainstRequest>,
     /// Rows that the centroids were fitted to.
     pub fitted_rows: usize,
     /// For each iteration the inertia at the centroids that it began with, to ten digits.

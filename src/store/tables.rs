@@ -158,6 +158,20 @@ pub(super) fn for_each_id(
     Ok(())
 }
 
+/// Calls `each` with the sha256 of each good row of `samples/`.
+///
+/// # Errors
+/// The column that is missing or of another type.
+pub(super) fn for_each_sha256(
+    table: &RecordBatch,
+    mut each: impl FnMut(&str),
+) -> Result<(), String> {
+    let (sums, errors) = (text_column(table, "sha256")?, text_column(table, "error")?);
+    let good = (0..table.num_rows()).filter(|row| errors.is_null(*row));
+    good.for_each(|row| each(sums.value(row)));
+    Ok(())
+}
+
 /// Embeddings of a part's good samples, in their order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embeddings {

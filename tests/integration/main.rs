@@ -3,6 +3,7 @@
 mod against;
 mod audit;
 mod common;
+mod copies;
 mod curate;
 mod decode;
 mod dedup_core;

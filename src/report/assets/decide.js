@@ -37,7 +37,7 @@ const clipsift = (() => {
       others[next[y]] = x; cosines[next[y]++] = cosine;
     }
     return {
-      read: data.read, bad: data.bad, rows: data.rows, nodes, classes, offsets, others, cosines,
+      read: data.read, bad: data.bad, rows: data.rows, earlier: data.earlier, nodes, classes, offsets, others, cosines,
       chain: data.removal === "chain",
       scores: data.scores.map(score => ({ name: score.name, values: new Float32Array(bytes(score.values)) })),
     };
@@ -49,11 +49,12 @@ const clipsift = (() => {
     const thresholds = settings.thresholds.filter(t => t.on);
     for (const t of thresholds) counts.set("score:" + set.scores[t.score].name, 0);
     const survives = new Uint8Array(set.rows).fill(1);
-    let survivors = set.rows;
+    // Rows of earlier sets are numbered first: they are in no count, stay whatever their scores, and never fall.
+    let survivors = set.rows - set.earlier;
     for (const { score, bound, value } of thresholds) {
       const { name, values } = set.scores[score];
       let fell = 0;
-      for (let row = 0; row < set.rows; row++) {
+      for (let row = set.earlier; row < set.rows; row++) {
         // A score that is not a number passes neither.
         const passes = bound === "min" ? values[row] >= value : values[row] < value;
         if (!passes && survives[row]) { survives[row] = 0; fell++; }
@@ -73,7 +74,7 @@ const clipsift = (() => {
     let duplicates = 0;
     for (let row = 0; row < set.nodes; row++) {
       if (!survives[row]) continue;
-      const own = set.classes[row], duplicate = falls[own];
+      const own = set.classes[row], duplicate = row < set.earlier ? 0 : falls[own];
       duplicates += duplicate;
       // group: only kept rows make others fall; chain: every survivor does.
       if ((duplicate && !set.chain) || told[own]) continue;
