@@ -1,8 +1,18 @@
 //! The command line: [`args`] is what can be typed, the other modules do it with the library.
 
+/// `println!`, but a reader that has gone away, as `| head` does, ends the process quietly.
+macro_rules! out {
+    ($($text:tt)*) => {
+        if writeln!(std::io::stdout(), $($text)*).is_err() {
+            std::process::exit(0);
+        }
+    };
+}
+
 mod args;
 mod commands;
 mod flags;
+mod measure;
 mod terminal;
 
 use std::process::ExitCode;
@@ -56,8 +66,8 @@ impl Request {
             Command::Filter(args) => commands::filter(args, thresholds, &terminal),
             Command::Write(args) => commands::write(args, &terminal),
             Command::Report(args) => commands::report(&args, &terminal),
-            Command::Verify(args) => commands::verify(&args),
-            Command::Bench(args) => commands::bench(args),
+            Command::Verify(args) => measure::verify(&args),
+            Command::Bench(args) => measure::bench(args),
             Command::Models(args) => commands::models(args),
         }
     }
