@@ -1,6 +1,6 @@
 //! The nearest centroid of each row: the assignment step of k-means.
 //!
-//! Scores come from coarse products, see [`super::coarse`]; every centroid whose score lies within the bound of the best is
+//! Scores come from coarse products, see `coarse`; every centroid whose score lies within the bound of the best is
 //! compared again by the canonical [`dot::squared_distance`], and the lowest number wins a tie. The result does not depend on
 //! tiles, threads or the instruction set.
 

@@ -18,7 +18,7 @@ use crate::error::Result;
 /// `duplicates/pairs-*.parquet`: a, b, cosine, identical (b's row equals a's to the bit, and b's other pairs are a's).
 ///
 /// # Errors
-/// [`Error::Shape`] where lengths differ, or for an id that the type cannot hold.
+/// [`Error::Shape`](crate::Error::Shape) where lengths differ, or for an id that the type cannot hold.
 pub fn pairs_to_batch(
     kind: IdType,
     a: &[&str],
@@ -45,7 +45,7 @@ pub fn pairs_to_batch(
 /// A table with one more column: for each row the earlier run that an id of it is of, null for the table's own.
 ///
 /// # Errors
-/// [`Error::Shape`] where lengths differ.
+/// [`Error::Shape`](crate::Error::Shape) where lengths differ.
 pub fn with_runs<'a>(
     table: RecordBatch,
     name: &str,
@@ -65,7 +65,7 @@ pub fn with_runs<'a>(
 /// `removed.parquet` with its last column, `match`: `bytes` where the two files are the same, else `embedding`.
 ///
 /// # Errors
-/// [`Error::Shape`] where lengths differ.
+/// [`Error::Shape`](crate::Error::Shape) where lengths differ.
 pub fn with_matches(table: RecordBatch, bytes: impl Iterator<Item = bool>) -> Result<RecordBatch> {
     let schema = table.schema();
     let mut columns: Vec<(&str, bool, ArrayRef)> = schema
@@ -83,7 +83,7 @@ pub fn with_matches(table: RecordBatch, bytes: impl Iterator<Item = bool>) -> Re
 /// their place among its samples.
 ///
 /// # Errors
-/// [`Error::Shape`] for an id that the type cannot hold.
+/// [`Error::Shape`](crate::Error::Shape) for an id that the type cannot hold.
 pub fn earlier_to_batch(kind: IdType, rows: &[(&str, u64, SampleRow)]) -> Result<RecordBatch> {
     let samples: Vec<SampleRow> = rows.iter().map(|row| row.2.clone()).collect();
     let table = samples_to_batch(&samples, kind)?;
@@ -169,7 +169,7 @@ fn run_column<'a>(table: &'a RecordBatch, name: &str) -> Result<Option<&'a Strin
 /// A table of an id, another id and a number, such as `removed.parquet`.
 ///
 /// # Errors
-/// [`Error::Shape`] for an id that the type cannot hold.
+/// [`Error::Shape`](crate::Error::Shape) for an id that the type cannot hold.
 pub fn matched_to_batch(
     kind: IdType,
     names: [&str; 3],
@@ -189,7 +189,7 @@ pub fn matched_to_batch(
 /// `clusters/part-*.parquet`: id, centroid, cosine_dist_to_cent, l2_dist_to_cent.
 ///
 /// # Errors
-/// [`Error::Shape`] where lengths differ, or for an id that the type cannot hold.
+/// [`Error::Shape`](crate::Error::Shape) where lengths differ, or for an id that the type cannot hold.
 pub fn clusters_to_batch(
     kind: IdType,
     names: &[&str],
@@ -234,7 +234,7 @@ pub fn clusters_from_batch(table: &RecordBatch) -> Result<(Vec<u32>, Vec<f32>), 
 /// `duplicates/audit.parquet`: id, centroid, neighbours, found; see [`crate::store::run_file::AuditResult`].
 ///
 /// # Errors
-/// [`Error::Shape`] for an id that the type cannot hold.
+/// [`Error::Shape`](crate::Error::Shape) for an id that the type cannot hold.
 pub fn audit_to_batch(kind: IdType, rows: &[(&str, u32, u64, u64)]) -> Result<RecordBatch> {
     let counts = |of: fn(&(&str, u32, u64, u64)) -> u64| -> ArrayRef {
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(of)))
@@ -268,7 +268,7 @@ pub struct DecisionRow {
 /// sample is bad).
 ///
 /// # Errors
-/// [`Error::Shape`] where lengths differ, or for an id that the type cannot hold.
+/// [`Error::Shape`](crate::Error::Shape) where lengths differ, or for an id that the type cannot hold.
 pub fn decisions_to_batch(
     kind: IdType,
     rows: &[DecisionRow],

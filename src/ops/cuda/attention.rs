@@ -22,7 +22,7 @@ pub struct Operands {
     pub out: u64,
 }
 
-/// [`crate::ops::attention`] of n images with t tokens, `heads` heads of `head_dim` values each (w is their product), as one launch;
+/// [`crate::ops::attention()`] of n images with t tokens, `heads` heads of `head_dim` values each (w is their product), as one launch;
 /// none where there is nothing to compute.
 ///
 /// f16 and bf16 with a head dimension of [`HEAD_DIMS`] go to the tensor cores; f32, and any other head dimension up to
