@@ -114,7 +114,7 @@ fn encode(bench: &mut Bench, name: &str, tower: &VisionTower, batch: usize) -> R
     Ok(())
 }
 
-/// Bytes a second of pixels from the host to the GPU, and back of nothing.
+/// Bytes a second of pixels from pageable host memory to the GPU.
 fn upload(bench: &mut Bench) -> Result<()> {
     let pixels = pixels(256, 224)?;
     let device = bench.device.candle();

@@ -1,7 +1,5 @@
 //! The ops of the tower, a whole tower and a head.
 
-use std::sync::Arc;
-
 use candle_core::{DType, Device as Candle, Tensor};
 
 use super::{Check, plain};
@@ -310,7 +308,7 @@ fn tower(device: &Device, dtype: DType) -> Result<Check> {
         projection_dim: 128,
         ..VisionConfig::default()
     };
-    let weights = Arc::new(random_weights(&config, 7)?);
+    let weights = random_weights(&config, 7)?;
     let (n, s) = (5, config.image_size);
     let pixels: Vec<u8> = uniform(3, 1, n * s * s * 3)
         .iter()
