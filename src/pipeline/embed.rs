@@ -94,11 +94,20 @@ pub(super) fn embed(
             part: Part::new(0, embedder),
             begun: None,
             gathering: Gathering::Empty(inputs.expected()),
+            stopping: false,
+            part_size: cut.part_size,
             advance: |read, bad, made| {
                 totals.read += read;
                 totals.bad += bad;
                 totals.made += made;
-                running.advance(read)
+                match made {
+                    0 => running.pass(read),
+                    // A part that is begun is finished: it would have to be made again as a whole.
+                    _ => {
+                        running.count(read);
+                        Ok(())
+                    }
+                }
             },
         };
         consumer.consume(receiver)?;
@@ -127,9 +136,9 @@ fn walk(
         let message = if dir.has_part(part) {
             standing(dir, part, samples.by_ref().take(cut.part_size))?
         } else {
+            context.check()?;
             let mut left = cut.part_size;
             while left > 0 && samples.peek().is_some() {
-                context.check()?;
                 let batch: Vec<Sample> = samples.by_ref().take(left.min(cut.batch_size)).collect();
                 left -= batch.len();
                 let prepared = batch
@@ -219,6 +228,9 @@ struct Consumer<'a, A> {
     /// The batch that the embedder works on while the next one comes.
     begun: Option<Begun<'a>>,
     gathering: Gathering,
+    /// Whether the user has been told that the work ends after this part.
+    stopping: bool,
+    part_size: usize,
     /// Told of samples read, bad ones among them, and how many were made now.
     advance: A,
 }
@@ -272,6 +284,7 @@ impl<A: FnMut(u64, u64, u64) -> Result<()>> Consumer<'_, A> {
             None => Default::default(),
         };
         let (bad, kept) = self.part.add(batch, &embedded)?;
+        self.tell_of(read as usize);
         if !kept.is_empty()
             && let Some(line) = self.gathering.take(on_device.as_ref(), &kept)?
         {
@@ -283,7 +296,28 @@ impl<A: FnMut(u64, u64, u64) -> Result<()>> Consumer<'_, A> {
                 .write_part(part.index, &part.samples, &part.embeddings)?;
             self.part = Part::new(part.index + 1, self.embedder);
         }
-        (self.advance)(read, bad, read)
+        (self.advance)(read, bad, read)?;
+        match ends_part {
+            true => self.context.check(),
+            false => Ok(()),
+        }
+    }
+}
+
+impl<A> Consumer<'_, A> {
+    /// Tells of the bad samples among the last ones of the part, and once that the work will end with it.
+    fn tell_of(&mut self, last: usize) {
+        let samples = &self.part.samples;
+        let last = &samples[samples.len() - last..];
+        last.iter().for_each(|row| self.context.bad(row));
+        if !self.stopping && self.context.check().is_err() {
+            self.stopping = true;
+            let (done, part) = (samples.len(), self.part.index);
+            self.context.note(&format!(
+                "finishing part {part}: {done} of at most {} samples are done",
+                self.part_size
+            ));
+        }
     }
 }
 
