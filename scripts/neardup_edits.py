@@ -10,7 +10,7 @@ import math
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 import numpy as np
 
-PNG = (".png", {"compress_level": 1})
+LOSSLESS = (".bmp", {})
 
 
 def scaled(image, factor, stretch=1.0):
@@ -206,7 +206,7 @@ def disguised(image, rng):
 
 def plain(f):
     """An edit that is kept without loss."""
-    return lambda image, rng: (f(image, rng), *PNG)
+    return lambda image, rng: (f(image, rng), *LOSSLESS)
 
 
 def jpeg(f, quality):
