@@ -61,7 +61,7 @@ mod linux {
     use std::arch::x86_64::{__cpuid_count, _xgetbv};
     use std::sync::OnceLock;
 
-    use crate::ops::simd::blocks::{Block, Format, Line, MOST_STEPS, Task};
+    use crate::ops::simd::blocks::{Block, Format, LINES, Line, Task};
 
     /// What the matrix unit may be used for.
     #[derive(Clone, Copy, Debug, Default)]
@@ -223,26 +223,27 @@ mod linux {
         // end, and the stack is not touched.
         unsafe { strip!("tdpbssd", left, right, depth, out.as_mut_ptr().cast()) }
     }
-    /// What the loops over blocks read from memory. The first 64 bytes are those of `ldtilecfg`.
+    /// What the loops over blocks read from memory. The first 64 bytes are those of `ldtilecfg`; `left` and `right` are read by a
+    /// chain of steps alone.
     #[repr(C, align(64))]
     struct BlockWalk {
         tiles: [u8; 64],
-        steps: *const [usize; 2],
-        step_count: usize,
         chunks: usize,
         left_stride: usize,
         keep: usize,
         strips: usize,
+        left: [usize; 3],
+        right: [usize; 3],
     }
 
-    /// The loops over the strips of a task, with one instruction for the products or another. Of the eight tiles, 0 to 3 hold the
+    /// The loops over the strips of a task of one step, with one instruction for the products or another. Of the eight tiles, 0 to 3 hold the
     /// sums (rows 0-15 and 16-31 of columns 0-15, then of columns 16-31), 4 and 5 left rows, 6 and 7 right ones.
     macro_rules! blocks {
         ($product:literal, $walk:expr, $left:expr, $right:expr, $sums:expr) => {
             asm!(
                 "ldtilecfg [{walk}]",
                 "2:", // a strip
-                "cmp qword ptr [{walk} + 96], 0",
+                "cmp qword ptr [{walk} + 80], 0",
                 "jne 3f",
                 "tilezero tmm0",
                 "tilezero tmm1",
@@ -255,15 +256,10 @@ mod linux {
                 "tileloadd tmm1, [{sums} + {wide}*1 + 2048]",
                 "tileloadd tmm3, [{sums} + {wide}*1 + 2112]",
                 "4:",
-                "mov {step}, [{walk} + 64]",
-                "mov {steps}, [{walk} + 72]",
-                "5:", // a step
-                "mov {a}, [{step}]",
-                "mov {b}, [{step} + 8]",
-                "add {a}, {left}",
-                "add {b}, {right}",
-                "mov {k}, [{walk} + 80]",
-                "6:", // a chunk
+                "mov {a}, {left}",
+                "mov {b}, {right}",
+                "mov {k}, [{walk} + 64]",
+                "5:", // a chunk
                 "tileloadd tmm4, [{a} + {line}*1]",
                 "tileloadd tmm6, [{b} + {line}*1]",
                 "tileloadd tmm5, [{a} + {line}*1 + 1024]",
@@ -275,17 +271,14 @@ mod linux {
                 "add {a}, 2048",
                 "add {b}, 2048",
                 "dec {k}",
-                "jnz 6b",
-                "add {step}, 16",
-                "dec {steps}",
                 "jnz 5b",
                 "tilestored [{sums} + {wide}*1], tmm0",
                 "tilestored [{sums} + {wide}*1 + 64], tmm2",
                 "tilestored [{sums} + {wide}*1 + 2048], tmm1",
                 "tilestored [{sums} + {wide}*1 + 2112], tmm3",
-                "add {left}, [{walk} + 88]",
+                "add {left}, [{walk} + 72]",
                 "add {sums}, 4096",
-                "dec qword ptr [{walk} + 104]",
+                "dec qword ptr [{walk} + 88]",
                 "jnz 2b",
                 "tilerelease",
                 walk = in(reg) $walk,
@@ -294,8 +287,6 @@ mod linux {
                 right = in(reg) $right,
                 left = inout(reg) $left => _,
                 sums = inout(reg) $sums => _,
-                step = out(reg) _,
-                steps = out(reg) _,
                 a = out(reg) _,
                 b = out(reg) _,
                 k = out(reg) _,
@@ -306,21 +297,109 @@ mod linux {
         };
     }
 
+    /// [`blocks!`] for five steps, chunk by chunk, of which each shares its right or its left side with the one before, in turn: x y,
+    /// then X y, X Y, and so on. Half of the tiles need not be loaded again then.
+    macro_rules! chain {
+        ($walk:expr, $sums:expr) => {
+            asm!(
+                "ldtilecfg [{walk}]",
+                "2:", // a strip
+                "cmp qword ptr [{walk} + 80], 0",
+                "jne 3f",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "jmp 4f",
+                "3:",
+                "tileloadd tmm0, [{sums} + {wide}*1]",
+                "tileloadd tmm2, [{sums} + {wide}*1 + 64]",
+                "tileloadd tmm1, [{sums} + {wide}*1 + 2048]",
+                "tileloadd tmm3, [{sums} + {wide}*1 + 2112]",
+                "4:",
+                "mov {k}, [{walk} + 64]",
+                "mov {a0}, [{walk} + 96]",
+                "mov {a1}, [{walk} + 104]",
+                "mov {a2}, [{walk} + 112]",
+                "mov {b0}, [{walk} + 120]",
+                "mov {b1}, [{walk} + 128]",
+                "mov {b2}, [{walk} + 136]",
+                "5:", // a chunk
+                "tileloadd tmm4, [{a0} + {line}*1]",
+                "tileloadd tmm6, [{b0} + {line}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b0} + {line}*1 + 1024]",
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "tileloadd tmm5, [{a0} + {line}*1 + 1024]",
+                "tdpbf16ps tmm1, tmm5, tmm6",
+                "tileloadd tmm4, [{a1} + {line}*1]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{a1} + {line}*1 + 1024]",
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "tdpbf16ps tmm1, tmm5, tmm6",
+                "tileloadd tmm6, [{b1} + {line}*1]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b1} + {line}*1 + 1024]",
+                "tdpbf16ps tmm1, tmm5, tmm6",
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "tileloadd tmm4, [{a2} + {line}*1]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{a2} + {line}*1 + 1024]",
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "tdpbf16ps tmm1, tmm5, tmm6",
+                "tileloadd tmm6, [{b2} + {line}*1]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b2} + {line}*1 + 1024]",
+                "tdpbf16ps tmm1, tmm5, tmm6",
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a0}, 2048",
+                "add {a1}, 2048",
+                "add {a2}, 2048",
+                "add {b0}, 2048",
+                "add {b1}, 2048",
+                "add {b2}, 2048",
+                "dec {k}",
+                "jnz 5b",
+                "tilestored [{sums} + {wide}*1], tmm0",
+                "tilestored [{sums} + {wide}*1 + 64], tmm2",
+                "tilestored [{sums} + {wide}*1 + 2048], tmm1",
+                "tilestored [{sums} + {wide}*1 + 2112], tmm3",
+                "mov {k}, [{walk} + 72]",
+                "add [{walk} + 96], {k}",
+                "add [{walk} + 104], {k}",
+                "add [{walk} + 112], {k}",
+                "add {sums}, 4096",
+                "dec qword ptr [{walk} + 88]",
+                "jnz 2b",
+                "tilerelease",
+                walk = in(reg) $walk,
+                line = in(reg) 64usize,
+                wide = in(reg) 128usize,
+                sums = inout(reg) $sums => _,
+                a0 = out(reg) _,
+                a1 = out(reg) _,
+                a2 = out(reg) _,
+                b0 = out(reg) _,
+                b1 = out(reg) _,
+                b2 = out(reg) _,
+                k = out(reg) _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            )
+        };
+    }
+
     /// # Safety
-    /// The tiles may be used for the format; the task has at most [`MOST_STEPS`] steps, every step lies inside its
-    /// operands for all strips, and there is at least one strip and one chunk.
+    /// The tiles may be used for the format; every step of the task lies inside its operands for all strips, and there is at
+    /// least one strip and one chunk.
     pub(super) unsafe fn blocks(format: Format, task: Task, sums: &mut [Block]) {
         const LINE: usize = size_of::<Line>();
-        if task.steps.is_empty() {
-            if task.fresh {
-                sums.fill(Block::ZERO);
-            }
-            return;
-        }
-        let mut steps = [[0; 2]; MOST_STEPS];
-        for (bytes, (left, right)) in steps.iter_mut().zip(task.steps) {
-            *bytes = [left * LINE, right * LINE];
-        }
         let mut tiles = [0; 64];
         tiles[0] = 1;
         for tile in 0..8 {
@@ -329,25 +408,54 @@ mod linux {
         }
         let mut walk = BlockWalk {
             tiles,
-            steps: steps.as_ptr(),
-            step_count: task.steps.len(),
             chunks: task.chunks,
             left_stride: task.left_stride * LINE,
             keep: usize::from(!task.fresh),
             strips: sums.len(),
+            left: [0; 3],
+            right: [0; 3],
         };
-        let walk = &raw mut walk;
-        let (left, right) = (task.left.as_ptr(), task.right.as_ptr());
-        let sums: *mut Block = sums.as_mut_ptr();
-        // SAFETY: for each of the strips and steps, reads `chunks` times 2048 bytes from where the step begins in either operand,
-        // which lies inside them by the caller's promise, and reads and writes the strip's 4096 bytes of `sums`. `walk` and `steps`
-        // outlive the loop, which alone changes `walk`. All tile registers are named as overwritten, their configuration is
-        // released at the end, and the stack is not touched.
-        unsafe {
-            match format {
-                Format::Bf16 => blocks!("tdpbf16ps", walk, left, right, sums),
-                Format::Int8 => blocks!("tdpbusd", walk, left, right, sums),
-                Format::F32 => unreachable!("checked before"),
+        let at = |lines: &[Line], place: usize| lines[place..].as_ptr();
+        match *task.steps {
+            [(x, y)] => {
+                let (left, right) = (at(task.left, x), at(task.right, y));
+                let (walk, sums) = (&raw mut walk, sums.as_mut_ptr());
+                // SAFETY: for each of the strips, reads `chunks` times 2048 bytes from where the step begins in either operand,
+                // which lies inside them by the caller's promise, and reads and writes the strip's 4096 bytes of `sums`. `walk`
+                // outlives the loop, which alone changes it. All tile registers are named as overwritten, their
+                // configuration is released at the end, and the stack is not touched.
+                unsafe {
+                    match format {
+                        Format::Bf16 => blocks!("tdpbf16ps", walk, left, right, sums),
+                        Format::Int8 => blocks!("tdpbusd", walk, left, right, sums),
+                        Format::F32 => unreachable!("checked before"),
+                    }
+                }
+            }
+            [(x0, y0), (x1, y0_), (x1_, y1), (x2, y1_), (x2_, y2)]
+                if (y0, x1, y1, x2) == (y0_, x1_, y1_, x2_) && format == Format::Bf16 =>
+            {
+                walk.left = [x0, x1, x2].map(|place| at(task.left, place) as usize);
+                walk.right = [y0, y1, y2].map(|place| at(task.right, place) as usize);
+                // SAFETY: as above, for each of the steps.
+                unsafe { chain!(&raw mut walk, sums.as_mut_ptr()) };
+            }
+            _ => {
+                // Any other steps, one by one.
+                for chunk in 0..task.chunks {
+                    for (i, &(x, y)) in task.steps.iter().enumerate() {
+                        let step = [(x + chunk * LINES, y + chunk * LINES)];
+                        let fresh = task.fresh && chunk == 0 && i == 0;
+                        let task = Task {
+                            steps: &step,
+                            chunks: 1,
+                            fresh,
+                            ..task
+                        };
+                        // SAFETY: a part of what the caller promises.
+                        unsafe { blocks(format, task, sums) };
+                    }
+                }
             }
         }
     }

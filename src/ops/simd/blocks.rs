@@ -16,8 +16,6 @@ use super::amx;
 
 /// Rows, and columns, of a block of sums.
 pub(crate) const EDGE: usize = 32;
-/// Steps of a task, at most.
-pub(crate) const MOST_STEPS: usize = 8;
 /// Bytes of a row that are taken at once.
 pub(crate) const CHUNK: usize = 64;
 /// Lines of a strip's or a pair's chunk.
@@ -127,7 +125,8 @@ pub(crate) struct Task<'a> {
     pub left_stride: usize,
     /// The right operand.
     pub right: &'a [Line],
-    /// Where products begin, in lines of `left` and of `right`: each adds `chunks` chunks to the sums, in this order.
+    /// Where products begin, in lines of `left` and of `right`. Each adds its first chunk to the sums, in this order, then each its
+    /// second, and so on. AMX is fastest at one step, and at five where each shares a side with the one before.
     pub steps: &'a [(usize, usize)],
     /// Chunks of each step, at least 1.
     pub chunks: usize,
@@ -139,7 +138,7 @@ impl Task<'_> {
     /// What every unit relies on.
     fn check(&self, strips: usize) {
         assert!(self.chunks > 0 && strips > 0, "something to multiply");
-        assert!(self.steps.len() <= MOST_STEPS, "too many steps");
+        assert!(!self.steps.is_empty(), "something to multiply");
         let lines = self.chunks * LINES;
         for &(left, right) in self.steps {
             let last = left + (strips - 1) * self.left_stride;
@@ -157,7 +156,8 @@ impl Task<'_> {
 
 /// Adds the products of `sums.len()` strips with a pair of panels to `sums`, a block a strip.
 ///
-/// A sum is made in one order, whatever the number of strips: step by step, and inside a step from the first value to the last.
+/// A sum is made in one order, whatever the number of strips: chunk by chunk, inside a chunk step by step, and inside a step from the
+/// first value to the last.
 ///
 /// # Panics
 /// When an operand is too short for the task, or the processor does not have the unit.
@@ -210,18 +210,13 @@ fn portable(format: Format, task: Task, sums: &mut [Block]) {
         if task.fresh {
             *block = Block::ZERO;
         }
-        for &(left, right) in task.steps {
-            let lines = task.chunks * LINES;
-            let left = &task.left[left + strip * task.left_stride..][..lines];
-            let right = &task.right[right..][..lines];
-            for (left, right) in left.chunks_exact(LINES).zip(right.chunks_exact(LINES)) {
+        for chunk in 0..task.chunks {
+            for &(left, right) in task.steps {
+                let left = &task.left[left + strip * task.left_stride + chunk * LINES..][..LINES];
+                let right = &task.right[right + chunk * LINES..][..LINES];
                 for (row, sums) in left.iter().zip(&mut block.0) {
-                    for (sums, panel) in sums
-                        .as_chunks_mut()
-                        .0
-                        .iter_mut()
-                        .zip(right.chunks_exact(16))
-                    {
+                    let panels = sums.as_chunks_mut().0.iter_mut();
+                    for (sums, panel) in panels.zip(right.chunks_exact(16)) {
                         for (left, line) in row.0.as_chunks().0.iter().zip(panel) {
                             let right = line.0.as_chunks().0.first_chunk().expect("16 groups");
                             product(sums, *left, right);
@@ -264,7 +259,6 @@ mod x86 {
         ($task:expr, $sums:expr, $rows:literal, $registers:literal, $lanes:literal, $register:ty, $load:expr, $store:expr,
          $zero:expr, $splat:expr, $product:expr) => {{
             let (task, sums): (Task, &mut [Block]) = ($task, $sums);
-            let lines = task.chunks * LINES;
             for (strip, block) in sums.iter_mut().enumerate() {
                 for first in (0..EDGE).step_by($rows) {
                     for column in (0..EDGE).step_by($registers * $lanes) {
@@ -279,18 +273,13 @@ mod x86 {
                                 }
                             }
                         }
-                        for &(left, right) in task.steps {
-                            let left = &task.left[left + strip * task.left_stride..][..lines];
-                            let right = &task.right[right..][..lines];
-                            let chunks = left
-                                .as_chunks::<LINES>()
-                                .0
-                                .iter()
-                                .zip(right.as_chunks::<LINES>().0);
-                            for (left, right) in chunks {
+                        for chunk in 0..task.chunks {
+                            for &(left, right) in task.steps {
+                                let at = left + strip * task.left_stride + chunk * LINES + first;
                                 let rows: &[Line; $rows] =
-                                    left[first..].first_chunk().expect("rows of a strip");
-                                let panel = &right[column / 16 * 16..];
+                                    task.left[at..].first_chunk().expect("rows of a strip");
+                                let at = right + chunk * LINES + column / 16 * 16;
+                                let panel = &task.right[at..][..LINES - column / 16 * 16];
                                 for group in 0..16 {
                                     let columns: [$register; $registers] =
                                         std::array::from_fn(|j| {
@@ -456,15 +445,20 @@ mod tests {
     fn every_unit_gives_the_sums_of_its_portable_twin() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         for format in [Format::F32, Format::Bf16, Format::Int8] {
-            for (strips, chunks, steps) in [(1, 1, 1), (3, 2, 2), (2, 12, 3)] {
+            for (strips, chunks, steps) in [(1, 1, 1), (3, 2, 2), (2, 12, 3), (2, 3, 5)] {
                 let lines_of_step = chunks * LINES;
                 let left_stride = steps * lines_of_step;
                 let left = lines(&mut rng, format, strips * left_stride);
                 let right = lines(&mut rng, format, steps * lines_of_step);
                 // From the last to the first, so that an offset that is ignored shows.
-                let steps: Vec<(usize, usize)> = (0..steps)
-                    .rev()
-                    .map(|s| (s * lines_of_step, s * lines_of_step))
+                let steps: Vec<(usize, usize)> = match steps {
+                    // A chain: each shares a side with the one before.
+                    5 => vec![(2, 0), (1, 0), (1, 1), (0, 1), (0, 2)],
+                    _ => (0..steps).rev().map(|s| (s, s)).collect(),
+                };
+                let steps: Vec<(usize, usize)> = steps
+                    .iter()
+                    .map(|(left, right)| (left * lines_of_step, right * lines_of_step))
                     .collect();
                 for fresh in [true, false] {
                     let task = Task {
