@@ -133,7 +133,7 @@ fn walk(
         if samples.peek().is_none() {
             return Ok(());
         }
-        let message = if dir.has_part(part) {
+        let message = if dir.part_holds(part, |line| context.note(line))? {
             standing(dir, part, samples.by_ref().take(cut.part_size))?
         } else {
             context.check()?;
