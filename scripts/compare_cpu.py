@@ -185,6 +185,29 @@ def compare(args, name, work):
         cosine = f"{cosine:.6f}" if cosine is not None else ""
         spread = f"{min(values):.1f}-{max(values):.1f}"
         print(f"| {name} | {batch} | {what} | {medians[what]:.1f} | {spread} | {ratio} | {cosine} |", flush=True)
+    return medians
+
+
+def plot(path, figures, heading):
+    """Horizontal bars, a group for each model: images a second, clipsift in colour."""
+    left, bar, gap, wide = 170, 20, 34, 460
+    lines, y = [], 56
+    for model, medians in figures.items():
+        most = max(medians.values())
+        lines.append(f'<text x="12" y="{y}" font-weight="bold">{model}</text>')
+        y += 12
+        for what, value in sorted(medians.items(), key=lambda item: -item[1]):
+            length = max(2, wide * value / most)
+            colour = "#2a7fb8" if what.startswith("clipsift") else "#b9b9b9"
+            lines.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{what}</text>')
+            lines.append(f'<rect x="{left}" y="{y}" width="{length:.0f}" height="{bar - 4}" fill="{colour}"/>')
+            lines.append(f'<text x="{left + length + 6:.0f}" y="{y + 14}">{value:.{0 if value >= 10 else 2}f}</text>')
+            y += bar
+        y += gap
+    width, height = left + wide + 70, y - gap + 12
+    frame = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="13">'
+    title = f'<rect width="{width}" height="{height}" fill="white"/><text x="12" y="24" font-size="15">{heading}</text>'
+    Path(path).write_text("\n".join([frame, title, *lines, "</svg>"]) + "\n")
 
 
 def main():
@@ -195,6 +218,7 @@ def main():
     parser.add_argument("--batch", type=int, help="images a batch; 16, for vit-l-14 8")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="how long a figure is repeated in a round")
+    parser.add_argument("--plot", help="an SVG of the medians")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -212,8 +236,9 @@ def main():
     print("| model | batch | | images/s | least-most | times | least cosine to f32 |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as work:
-        for name in args.models:
-            compare(args, name, work)
+        figures = {f"{name}, batch {args.batch or MODELS[name][-1]}": compare(args, name, work) for name in args.models}
+    if args.plot:
+        plot(args.plot, figures, f"CLIP vision towers on {args.threads} cores: images a second")
 
 
 if __name__ == "__main__":
