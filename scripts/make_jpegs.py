@@ -81,7 +81,12 @@ def picture(scenes, seed, number, edge=500, exact=False):
     parts = [cut(image, rng, width, height) for image in (one, other)]
     if rng.random() < 0.5:
         parts[0] = parts[0].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return Image.composite(*parts, cut(mask, rng, width, height))
+    mixed = Image.composite(*parts, cut(mask, rng, width, height))
+    if longer <= SCENE_EDGE:
+        return mixed
+    # A scene that was enlarged has lost its grain, and with it most of what a decoder has to read.
+    grain = np.tile(np.int16(rng.normal(0, 5, (512, 512))), (height // 512 + 1, width // 512 + 1))[:height, :width, None]
+    return Image.fromarray(np.clip(np.asarray(mixed) + grain, 0, 255).astype(np.uint8))
 
 
 def jpeg(image, seed, number, progressive=False):

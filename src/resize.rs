@@ -38,6 +38,21 @@ const CHANNELS: usize = 3;
 /// # Panics
 /// If the image has no pixels, if `pixels` does not hold `width * height * 3` bytes, or if `shortest_edge` or `crop` is 0.
 pub fn resize_and_crop(image: &Rgb8, shortest_edge: u32, crop: u32) -> Vec<u8> {
+    resize_and_crop_reduced(image, (image.width, image.height), shortest_edge, crop)
+}
+
+/// [`resize_and_crop`] of an image of `whole` pixels a row and rows, of which `image` is a half, a quarter or an eighth, each edge
+/// rounded up, as [`crate::decode::decode_scaled`] leaves it: the square shows what that of the whole image would show, to the
+/// fraction of a pixel.
+///
+/// # Panics
+/// As [`resize_and_crop`], and where `image` has more pixels than the whole.
+pub fn resize_and_crop_reduced(
+    image: &Rgb8,
+    whole: (u32, u32),
+    shortest_edge: u32,
+    crop: u32,
+) -> Vec<u8> {
     let (width, height) = (image.width as usize, image.height as usize);
     assert!(width > 0 && height > 0, "{image:?} has no pixels");
     assert_eq!(
@@ -46,16 +61,23 @@ pub fn resize_and_crop(image: &Rgb8, shortest_edge: u32, crop: u32) -> Vec<u8> {
         "{image:?} with a pixel buffer of another size"
     );
     assert!(
+        whole.0 >= image.width && whole.1 >= image.height,
+        "{image:?} of {whole:?} pixels"
+    );
+    assert!(
         shortest_edge > 0 && crop > 0,
         "cannot resize to an edge of {shortest_edge} with a crop of {crop}"
     );
 
     let crop = crop as usize;
-    let (resized_width, resized_height) = resized_size(image.width, image.height, shortest_edge);
+    let (resized_width, resized_height) = resized_size(whole.0, whole.1, shortest_edge);
     let columns = Window::centred(resized_width, crop);
     let rows = Window::centred(resized_height, crop);
-    let horizontal = Weights::new(width, resized_width, columns.positions);
-    let vertical = Weights::new(height, resized_height, rows.positions);
+    // The last block of a reduced image may lie partly outside the whole one.
+    let length = |whole: u32, edge: u32| f64::from(whole) / f64::from(whole.div_ceil(edge));
+    let (across, down) = (length(whole.0, image.width), length(whole.1, image.height));
+    let horizontal = Weights::new(width, across, resized_width, columns.positions);
+    let vertical = Weights::new(height, down, resized_height, rows.positions);
 
     let source = Tile {
         pixels: &image.pixels,

@@ -186,7 +186,7 @@ mod tests {
                 left: 0,
                 top: 0,
             };
-            let weights = Weights::new(width, to, window);
+            let weights = Weights::new(width, width as f64, to, window);
             let mut plain = vec![0; (height - 1) * weights.len() * CHANNELS];
             resize_width_plain(tile, 1..height, &weights, &mut plain);
             let mut got = vec![0; plain.len()];
@@ -213,7 +213,7 @@ mod tests {
                 left: 0,
                 top: 0,
             };
-            let weights = Weights::new(height, to, window);
+            let weights = Weights::new(height, height as f64, to, window);
             for columns in [0..width, 3..40] {
                 let mut plain = vec![0; weights.len() * columns.len() * CHANNELS];
                 resize_height_anywhere(tile, columns.clone(), &weights, &mut plain);

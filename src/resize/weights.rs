@@ -18,11 +18,12 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// The weights that make `window` of `output` positions out of `input` positions.
+    /// The weights that make `window` of `output` positions out of `input` positions, of which the last may count in part: `length`
+    /// is what they are together.
     ///
     /// A direction that keeps its length is not filtered in Pillow; its weights come out as exactly one here, which is the same.
-    pub(super) fn new(input: usize, output: u64, window: Range<u64>) -> Weights {
-        let scale = input as f64 / output as f64;
+    pub(super) fn new(input: usize, length: f64, output: u64, window: Range<u64>) -> Weights {
+        let scale = length / output as f64;
         let filter_scale = scale.max(1.0);
         let support = SUPPORT * filter_scale;
 
@@ -119,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_weights_of_a_kept_length_are_one() {
-        let weights = Weights::new(9, 9, 0..9);
+        let weights = Weights::new(9, 9.0, 9, 0..9);
         for (i, (&(first, _), values)) in weights.taps.iter().zip(weights.rows()).enumerate() {
             let nonzero: Vec<_> = (first..).zip(values).filter(|(_, w)| **w != 0).collect();
             assert_eq!(nonzero, [(i, &(1 << FRACTION_BITS))]);

@@ -23,6 +23,7 @@ mod read;
 mod report;
 mod report_large;
 mod resize;
+mod scaled;
 mod stale;
 mod structure;
 mod tower;
