@@ -11,6 +11,8 @@
 //! `{"layers": [{"norm": "bn"}, {"linear": "fc1"}, "relu", {"linear": "fc2"}, "sigmoid"]}`, each name the prefix of its tensors
 //! (`.weight` and an optional `.bias`; `.mean` and `.variance`); activations are `relu`, `gelu`, `quick_gelu`, `tanh`, `sigmoid`.
 
+pub mod check;
+
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -122,12 +124,24 @@ impl Head {
     /// # Errors
     /// [`Error::Model`] where it is not to be had, damaged, or of a layout that is not known.
     pub fn load(spec: &str) -> Result<Head> {
+        match Head::pull(spec, hub::UNWATCHED)? {
+            Some(path) => Head::read(spec, &path),
+            None => Head::from_file(Path::new(spec)),
+        }
+    }
+
+    /// Brings a head of the manifest or of a hub into the cache, where it is not there yet, and gives its file; None for a path.
+    /// `watch` is told of the downloads.
+    ///
+    /// # Errors
+    /// As [`Head::load`], and what `watch` ends a download with.
+    pub fn pull(spec: &str, watch: &hub::Watch) -> Result<Option<PathBuf>> {
         if let Some(entry) = manifest::head(spec) {
-            return Head::from_entry(entry);
+            return Head::pull_entry(entry, watch).map(Some);
         }
         let path = Path::new(spec);
         if path.exists() {
-            return Head::from_file(path);
+            return Ok(None);
         }
         let (id, file) = spec.split_once(':').unwrap_or((spec, "model.safetensors"));
         let looks_like_file = matches!(
@@ -149,24 +163,23 @@ impl Head {
             );
             return Err(Error::model(spec, reason));
         }
-        Head::from_hub(spec, id, file)
+        Head::pull_file(spec, &HubRepo::watched(id, None, watch), file).map(Some)
     }
 
-    fn from_entry(entry: &HeadEntry) -> Result<Head> {
+    fn pull_entry(entry: &HeadEntry, watch: &hub::Watch) -> Result<PathBuf> {
+        let (name, file) = (&entry.name, &entry.file);
         match (&entry.hub, &entry.url, &entry.sha256) {
-            (Some(id), _, _) => Head::from_hub(&entry.name, id, &entry.file),
-            (None, Some(url), Some(sha256)) => {
-                Head::from_file(&hub::fetch(&entry.name, url, &entry.file, sha256)?)
-            }
-            _ => Err(Error::model(
-                &entry.name,
-                "the manifest names no place to get it",
-            )),
+            (Some(id), _, _) => Head::pull_file(name, &HubRepo::watched(id, None, watch), file),
+            (None, Some(url), Some(sha256)) => hub::fetch(name, url, file, sha256, watch),
+            _ => Err(Error::model(name, "the manifest names no place to get it")),
         }
     }
 
-    fn from_hub(name: &str, id: &str, file: &str) -> Result<Head> {
-        let repo = HubRepo::new(id, None)?;
+    /// Brings a file of a repository into the cache, with what describes the head in it.
+    ///
+    /// # Errors
+    /// As [`Head::load`].
+    pub fn pull_file(name: &str, repo: &HubRepo, file: &str) -> Result<PathBuf> {
         let path = repo.get(file)?;
         // Optional; where the repository has one it lands beside the weights. Many a repository has a single head of a known
         // layout as its model.safetensors: there it is not asked for, so that the cache alone will do.
@@ -175,7 +188,7 @@ impl Head {
         if !(by_default && recognise(name, &Weights::open_file(&path)?, &plan).is_ok()) {
             repo.find(&plan.to_string_lossy())?;
         }
-        Head::read(name, &path)
+        Ok(path)
     }
 
     /// Loads a head from a `.safetensors` or `.pth` file.

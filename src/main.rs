@@ -8,13 +8,8 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let request = match cli::Request::from_args() {
-        Ok(request) => request,
-        Err(exit) => return exit,
-    };
-    cli::stop_on_ctrl_c();
-    match request.run() {
-        Ok(exit) => exit,
-        Err(error) => cli::report(&error),
+    match cli::Request::from_args() {
+        Ok(request) => request.run(),
+        Err(exit) => exit,
     }
 }

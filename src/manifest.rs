@@ -1,5 +1,6 @@
 //! Known models and heads: `models/manifest.json`, compiled in.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::Deserialize;
@@ -16,6 +17,9 @@ pub struct ModelEntry {
     pub about: String,
     /// Hub repository; none for the embedded tower.
     pub hub: Option<String>,
+    /// Checksums of its large files, as far as they are known, by their names in the repository.
+    #[serde(default)]
+    pub sha256: BTreeMap<String, String>,
     /// d: dims of an embedding.
     pub d: usize,
     /// Two images are duplicates by default when cosine >= 1 - eps.
@@ -37,7 +41,7 @@ pub struct HeadEntry {
     pub url: Option<String>,
     /// The file, in the repository or as it is kept.
     pub file: String,
-    /// Checksum of a file from a plain URL.
+    /// The file's checksum; of a file from a plain URL it has to be known.
     pub sha256: Option<String>,
     /// Dims that it takes.
     pub d: usize,
@@ -76,6 +80,21 @@ pub fn head(name: &str) -> Option<&'static HeadEntry> {
     manifest().heads.iter().find(|h| h.name == name)
 }
 
+/// The checksum that a file of a hub's repository is known to have.
+pub fn sha256(hub: &str, file: &str) -> Option<&'static str> {
+    let of = |known: &Option<String>| known.as_deref() == Some(hub);
+    let models = manifest().models.iter().filter(|m| of(&m.hub));
+    let heads = manifest().heads.iter().filter(|h| of(&h.hub));
+    models
+        .filter_map(|m| m.sha256.get(file).map(String::as_str))
+        .chain(
+            heads
+                .filter(|h| h.file == file)
+                .filter_map(|h| h.sha256.as_deref()),
+        )
+        .next()
+}
+
 /// The head that a score has by default for embeddings of d dims.
 pub fn default_head(score: &str, d: usize) -> Option<&'static HeadEntry> {
     manifest()
@@ -98,6 +117,11 @@ mod tests {
                 entry.name
             );
             assert!(entry.default_eps > 0.0 && entry.default_eps < 0.5);
+            for (file, sum) in &entry.sha256 {
+                assert!(sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit()));
+                let hub = entry.hub.as_deref().unwrap();
+                assert_eq!(sha256(hub, file), Some(sum.as_str()));
+            }
         }
         for entry in &manifest().heads {
             assert!(head(&entry.name).is_some());

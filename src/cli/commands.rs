@@ -6,31 +6,33 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clipsift::clip::BUILTIN;
+use clipsift::clip::hub::Transfer;
 use clipsift::device::{DTypeSpec, DeviceSpec};
-use clipsift::pipeline::{Context, Run, Summary};
+use clipsift::pipeline::{Context, Run};
 use clipsift::read::Options;
 use clipsift::read::embeddings::Embeddings;
-use clipsift::store::run_file::AuditResult;
-use clipsift::{Clip, Device, Embedder, Error, Head, Pipeline, Result, Scorer, manifest};
+use clipsift::{Clip, Device, Embedder, Error, Pipeline, Result};
+use serde_json::json;
 
-use super::STOP;
 use super::args::{
-    CurateArgs, DedupArgs, EmbedArgs, FilterArgs, HeadFlags, ImportFlags, ModelsArgs,
-    ModelsCommand, ReportArgs, ScoreArgs, WriteArgs,
+    CurateArgs, DedupArgs, EmbedArgs, FilterArgs, HeadFlags, ImportFlags, ReportArgs, ScoreArgs,
+    WriteArgs,
 };
 use super::flags::{self, Thresholds};
+use super::stop::STOP;
+use super::summary;
 use super::terminal::Terminal;
 
 pub(crate) fn curate(
     args: CurateArgs,
     thresholds: Thresholds,
-    terminal: Terminal,
+    terminal: &Arc<Terminal>,
 ) -> Result<ExitCode> {
     flags::check_thresholds(&args.heads, &thresholds)?;
     let dedup = args.dedup.to_dedup()?;
     let shards = args.write.to_shards()?;
     let (mut pipeline, model) = begin(&args.embed, terminal)?;
-    for (name, head) in flags::heads(&args.heads, &args.embed.model, model)? {
+    for (name, head) in flags::heads(&args.heads, &args.embed.model, model, terminal)? {
         pipeline = pipeline.score(&name, head);
     }
     for threshold in thresholds.0 {
@@ -43,16 +45,16 @@ pub(crate) fn curate(
     if !args.no_report {
         pipeline = pipeline.report();
     }
-    finish(pipeline, &args.embed)
+    finish(pipeline, &args.embed, terminal)
 }
 
-pub(crate) fn embed(args: EmbedArgs, terminal: Terminal) -> Result<ExitCode> {
-    let (pipeline, _) = begin(&args, terminal)?;
-    finish(pipeline, &args)
+pub(crate) fn embed(args: &EmbedArgs, terminal: &Arc<Terminal>) -> Result<ExitCode> {
+    let (pipeline, _) = begin(args, terminal)?;
+    finish(pipeline, args, terminal)
 }
 
 /// A pipeline up to the embeddings, and d.
-fn begin(args: &EmbedArgs, terminal: Terminal) -> Result<(Pipeline, usize)> {
+fn begin(args: &EmbedArgs, terminal: &Arc<Terminal>) -> Result<(Pipeline, usize)> {
     let options = Options {
         id_column: args.id_column.clone(),
         ..Options::default()
@@ -62,12 +64,8 @@ fn begin(args: &EmbedArgs, terminal: Terminal) -> Result<(Pipeline, usize)> {
     if let Some(partition) = args.partition {
         pipeline = pipeline.partition(partition)?;
     }
-    let device = open_device(args.device, args.dtype, &terminal)?;
-    let clip = Clip::load_revision(
-        args.model.trim_end_matches('/'),
-        args.revision.as_deref(),
-        &device,
-    )?;
+    let device = open_device(args.device, args.dtype, terminal)?;
+    let clip = load(args, &device, terminal)?;
     if args.model == BUILTIN {
         terminal.say(
             "model builtin: finds near-duplicates (resized, recompressed, re-encoded copies, light edits); it knows nothing of what \
@@ -78,7 +76,7 @@ fn begin(args: &EmbedArgs, terminal: Terminal) -> Result<(Pipeline, usize)> {
     if let Some(batch) = args.batch_size {
         pipeline = pipeline.batch_size(batch);
     }
-    let terminal = Arc::new(terminal);
+    let shown = Arc::clone(terminal);
     let pipeline = pipeline
         .embed(clip)
         .part_size(args.part_size)
@@ -86,14 +84,27 @@ fn begin(args: &EmbedArgs, terminal: Terminal) -> Result<(Pipeline, usize)> {
         .device_kind(device.kind())
         .overwrite(args.overwrite)
         .stop_when(&STOP)
-        .on_event(move |event| terminal.show(event));
+        .on_event(move |event| shown.show(event));
     Ok((pipeline, dims))
 }
 
-fn finish(pipeline: Pipeline, args: &EmbedArgs) -> Result<ExitCode> {
+/// The model, from a hub with its downloads shown.
+fn load(args: &EmbedArgs, device: &Device, terminal: &Terminal) -> Result<Clip> {
+    let name = args.model.trim_end_matches('/');
+    let revision = args.revision.as_deref();
+    let watch = |transfer: &Transfer| terminal.transfer(transfer);
+    let pulled = Clip::pull(name, revision, &watch);
+    terminal.no_more_transfers();
+    match pulled? {
+        Some(dir) => Clip::from_dir(name, &dir, device),
+        None => Clip::load_revision(name, revision, device),
+    }
+}
+
+fn finish(pipeline: Pipeline, args: &EmbedArgs, terminal: &Terminal) -> Result<ExitCode> {
     let summary = pipeline.run(&args.out)?;
     let run = Run::open(&args.out)?;
-    print_summary(&run, &summary);
+    summary::print(&run, &summary, terminal);
     if args.strict && summary.bad > 0 {
         eprintln!(
             "clipsift: --strict: {} bad samples; their reasons are in {}",
@@ -134,7 +145,13 @@ pub(crate) fn score(
             check,
             context,
         )? {
-            return score_one(run.on_device(&device), &args.heads, &thresholds, context);
+            return score_one(
+                run.on_device(&device),
+                &args.heads,
+                &thresholds,
+                terminal,
+                context,
+            );
         }
         if args.out.is_some() {
             return Err(Error::usage(
@@ -143,7 +160,7 @@ pub(crate) fn score(
         }
         args.runs.iter().try_for_each(|path| {
             let run = Run::open(path)?.on_device(&device);
-            score_one(run, &args.heads, &thresholds, context)
+            score_one(run, &args.heads, &thresholds, terminal, context)
         })
     })
 }
@@ -152,10 +169,11 @@ fn score_one(
     mut run: Run,
     flags: &HeadFlags,
     thresholds: &Thresholds,
+    terminal: &Terminal,
     context: Context,
 ) -> Result<()> {
     let name = run.root().display().to_string();
-    let heads = flags::heads(flags, &name, run.dims()?)?;
+    let heads = flags::heads(flags, &name, run.dims()?, terminal)?;
     for (name, head) in &heads {
         clipsift::pipeline::check_dims(name, head, run.dims()?)?;
     }
@@ -171,7 +189,7 @@ fn score_one(
         true => run.decide(&[], context)?,
         false => run.summary()?,
     };
-    print_summary(&run, &summary);
+    summary::print(&run, &summary, terminal);
     Ok(())
 }
 
@@ -218,7 +236,7 @@ pub(crate) fn dedup(
     terminal: &Terminal,
 ) -> Result<ExitCode> {
     if !args.sweep.is_empty() {
-        return sweep(&args);
+        return sweep(&args, terminal);
     }
     let dedup = args.dedup.to_dedup()?;
     let device = open_device(args.device, DTypeSpec::Auto, terminal)?;
@@ -235,25 +253,34 @@ pub(crate) fn dedup(
             None => one_set(&args.runs, args.out.as_deref())?,
         }
         .on_device(&device);
-        let reported = has_report(&run);
+        let reported = summary::report(&run).is_some();
         if !thresholds.0.is_empty() {
             run.set_thresholds(thresholds.0)?;
         }
         let summary = run.dedup(&dedup, &[], context)?;
-        print_summary(&run, &summary);
+        summary::print(&run, &summary, terminal);
         say_report_is_gone(&run, reported, terminal);
         Ok(())
     })
 }
 
 /// The table of what other eps would remove, on stdout.
-fn sweep(args: &DedupArgs) -> Result<ExitCode> {
+fn sweep(args: &DedupArgs, terminal: &Terminal) -> Result<ExitCode> {
     let ([path], None) = (&args.runs[..], &args.out) else {
         return Err(Error::usage(
             "--sweep reads the pairs of one run directory and changes nothing: give that alone",
         ));
     };
     let rows = Run::open(path)?.sweep(&args.sweep)?;
+    if terminal.is_json() {
+        for row in rows {
+            let (eps, duplicates, kept) = (row.eps, row.duplicates, row.kept);
+            terminal.tell(
+                json!({"event": "sweep", "eps": eps, "duplicates": duplicates, "kept": kept}),
+            );
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     out!("{:>8} {:>12} {:>12}", "eps", "duplicates", "kept");
     for row in rows {
         out!("{:>8} {:>12} {:>12}", row.eps, row.duplicates, row.kept);
@@ -281,11 +308,11 @@ pub(crate) fn filter(
     terminal: &Terminal,
 ) -> Result<ExitCode> {
     let mut run = Run::open(&args.run)?;
-    let reported = has_report(&run);
+    let reported = summary::report(&run).is_some();
     with_context(terminal, |context| {
         run.set_thresholds(thresholds.0)?;
         let summary = run.decide(&[], context)?;
-        print_summary(&run, &summary);
+        summary::print(&run, &summary, terminal);
         say_report_is_gone(&run, reported, terminal);
         Ok(())
     })
@@ -296,9 +323,12 @@ pub(crate) fn write(args: WriteArgs, terminal: &Terminal) -> Result<ExitCode> {
     let mut run = Run::open(&args.run)?;
     with_context(terminal, |context| {
         run.write(&shards, args.to.as_deref(), context)?;
-        print_summary(&run, &run.summary()?);
+        summary::print(&run, &run.summary()?, terminal);
         if let Some(to) = &args.to {
-            out!("curated                {}", to.display());
+            match terminal.is_json() {
+                true => terminal.tell(json!({"event": "written", "to": to.display().to_string()})),
+                false => out!("curated                {}", to.display()),
+            }
         }
         Ok(())
     })
@@ -307,71 +337,13 @@ pub(crate) fn write(args: WriteArgs, terminal: &Terminal) -> Result<ExitCode> {
 pub(crate) fn report(args: &ReportArgs, terminal: &Terminal) -> Result<ExitCode> {
     let mut run = Run::open(&args.run)?;
     with_context(terminal, |context| {
-        println!("{}", run.report(context)?.display());
+        let path = run.report(context)?.display().to_string();
+        match terminal.is_json() {
+            true => terminal.tell(json!({"event": "written", "to": path})),
+            false => out!("{path}"),
+        }
         Ok(())
     })
-}
-
-pub(crate) fn models(args: ModelsArgs) -> Result<ExitCode> {
-    match args.command {
-        ModelsCommand::List => {
-            out!("{:<36} {:>5} {:>5}  about", "model", "d", "eps");
-            for m in &manifest::manifest().models {
-                out!(
-                    "{:<36} {:>5} {:>5}  {} ({})",
-                    m.name,
-                    m.d,
-                    m.default_eps,
-                    m.about,
-                    m.licence
-                );
-            }
-            out!("\n{:<36} {:>5}        about", "head", "d");
-            for h in &manifest::manifest().heads {
-                out!(
-                    "{:<36} {:>5}        {} ({})",
-                    h.name,
-                    h.d,
-                    h.about,
-                    h.licence
-                );
-            }
-        }
-        ModelsCommand::Check { spec } => check(&spec)?,
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Loads a model or a head and says what it is.
-fn check(spec: &str) -> Result<()> {
-    let path = Path::new(spec);
-    if path.is_file() || manifest::head(spec).is_some() {
-        let head = Head::load(spec)?;
-        out!("head    {}", head.name());
-        out!("takes   {} dims", head.dims().unwrap_or(0));
-        out!("weights {}", head.fingerprint());
-        return Ok(());
-    }
-    let clip = Clip::load(spec, &Device::cpu())?;
-    let c = clip.config();
-    out!("model   {}", clip.name());
-    out!(
-        "tower   {} layers, {} wide, {} heads, {:?}",
-        c.num_hidden_layers,
-        c.hidden_size,
-        c.num_attention_heads,
-        c.hidden_act
-    );
-    out!(
-        "image   {0} x {0} pixels, patches of {1}",
-        c.image_size,
-        c.patch_size
-    );
-    out!("gives   {} dims", c.projection_dim);
-    out!("work    {:.2} GFLOP an image", c.flop() as f64 / 1e9);
-    out!("eps     {} by default", clip.default_eps());
-    out!("weights {}", clip.fingerprint());
-    Ok(())
 }
 
 fn with_context(terminal: &Terminal, work: impl FnOnce(Context) -> Result<()>) -> Result<ExitCode> {
@@ -383,96 +355,9 @@ fn with_context(terminal: &Terminal, work: impl FnOnce(Context) -> Result<()>) -
     Ok(ExitCode::SUCCESS)
 }
 
-/// What clustering lost, on stdout.
-fn print_audit(audit: &AuditResult) {
-    let row = |name: &str, value: String| out!("{name:<22} {value:>10}");
-    row("audited at eps", audit.eps.to_string());
-    row("audited rows", audit.audited.to_string());
-    row("with a neighbour", audit.with_neighbours.to_string());
-    let (Some(recall), Some((low, high))) = (audit.recall, audit.interval) else {
-        row("recall", "unknown".into());
-        return;
-    };
-    out!(
-        "{:<22} {recall:>10.4}  95 % interval {low:.4} to {high:.4}",
-        "recall"
-    );
-    row("rows that lost all", audit.lost.to_string());
-    row("rows that lost some", audit.cut.to_string());
-    let missed = audit.neighbours - audit.found;
-    out!(
-        "{:<22} {missed:>10}  of {}",
-        "neighbours missed",
-        audit.neighbours
-    );
-    if !audit.worst.is_empty() {
-        out!(
-            "{:<22} {:>10} {:>10} {:>10}",
-            "worst clusters",
-            "audited",
-            "missed",
-            "recall"
-        );
-    }
-    for worst in &audit.worst {
-        let name = format!("  cluster {}", worst.cluster);
-        let (audited, missed, recall) = (worst.audited, worst.missed, worst.recall);
-        out!("{name:<22} {audited:>10} {missed:>10} {recall:>10.4}");
-    }
-}
-
-/// The table at the end, on stdout.
-fn print_summary(run: &Run, summary: &Summary) {
-    let row = |name: &str, value: String| out!("{name:<22} {value:>10}");
-    row("read", summary.read.to_string());
-    row("bad", summary.bad.to_string());
-    if summary.decided {
-        for (name, count) in &summary.below {
-            row(&format!("not passing {name}"), count.to_string());
-        }
-        row("duplicates", summary.duplicates.to_string());
-        if summary.copies > 0 {
-            row("  byte-identical", summary.copies.to_string());
-        }
-        if summary.earlier > 0 {
-            row("  of an earlier set", summary.earlier.to_string());
-        }
-        row("kept", summary.kept.to_string());
-    }
-    if let Some(audit) = &run.file().audit {
-        print_audit(audit);
-    }
-    if let Some(rate) = summary.images_per_second {
-        row("images/s", format!("{rate:.1}"));
-    }
-    out!("run                    {}", run.root().display());
-    if run
-        .file()
-        .write
-        .as_ref()
-        .is_some_and(|w| w.layout != "none")
-    {
-        out!(
-            "curated                {}",
-            run.root().join("curated").display()
-        );
-    }
-    if has_report(run) {
-        println!("report                 {}", report_of(run).display());
-    }
-}
-
-fn report_of(run: &Run) -> PathBuf {
-    run.root().join("report.html")
-}
-
-fn has_report(run: &Run) -> bool {
-    report_of(run).is_file()
-}
-
 /// After new decisions: the page showed the earlier ones.
 fn say_report_is_gone(run: &Run, reported: bool, terminal: &Terminal) {
-    if reported && !has_report(run) {
+    if reported && summary::report(run).is_none() {
         terminal.say(&format!(
             "report.html showed the earlier decisions and is removed; clipsift report {} makes it anew",
             run.root().display()

@@ -2,12 +2,14 @@
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
+use clipsift::clip::hub::Transfer;
 use clipsift::pipeline::{Clusters, Dedup, Import, InitKind, Mode, Shards};
 use clipsift::read::embeddings::Columns;
 use clipsift::store::run_file::{Bound, Threshold};
 use clipsift::{Error, Head, Result, manifest};
 
 use super::args::{DedupFlags, DedupMode, HeadFlags, ImportFlags, Init, WriteFlags};
+use super::terminal::Terminal;
 
 /// Thresholds in the order typed, whichever flags they came from.
 #[derive(Debug, Default)]
@@ -62,7 +64,18 @@ fn threshold(score: &str, x: f64, bound: fn(f64) -> Bound) -> Result<Threshold> 
 }
 
 /// Loads the heads that were asked for, for embeddings of d dims, in the order aesthetic, nsfw, others.
-pub(crate) fn heads(flags: &HeadFlags, model: &str, d: usize) -> Result<Vec<(String, Head)>> {
+pub(crate) fn heads(
+    flags: &HeadFlags,
+    model: &str,
+    d: usize,
+    terminal: &Terminal,
+) -> Result<Vec<(String, Head)>> {
+    let load = |spec: &str| {
+        let watch = |transfer: &Transfer| terminal.transfer(transfer);
+        let pulled = Head::pull(spec, &watch);
+        terminal.no_more_transfers();
+        pulled.and_then(|_| Head::load(spec))
+    };
     let mut heads = Vec::new();
     for (name, spec) in [("aesthetic", &flags.aesthetic), ("nsfw", &flags.nsfw)] {
         let Some(spec) = spec else { continue };
@@ -72,9 +85,9 @@ pub(crate) fn heads(flags: &HeadFlags, model: &str, d: usize) -> Result<Vec<(Str
                     "no {name} head is known for the {d} dims of {model}; use --model openai/clip-vit-large-patch14, or name a head: --{name}=FILE"
                 ))
             })?;
-            Head::load(&entry.name)?
+            load(&entry.name)?
         } else {
-            Head::load(spec)?
+            load(spec)?
         };
         heads.push((name.to_string(), head));
     }
@@ -87,7 +100,7 @@ pub(crate) fn heads(flags: &HeadFlags, model: &str, d: usize) -> Result<Vec<(Str
                     "--head {text}: give NAME=SPEC, such as --head mine=head.safetensors"
                 ))
             })?;
-        heads.push((name.to_string(), Head::load(spec)?));
+        heads.push((name.to_string(), load(spec)?));
     }
     Ok(heads)
 }

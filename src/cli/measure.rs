@@ -5,15 +5,28 @@ use std::process::ExitCode;
 
 use clipsift::device::DTypeSpec;
 use clipsift::{Device, Error, Result, bench, verify};
+use serde_json::{Value, json};
 
 use super::args::{BenchArgs, VerifyArgs};
 
-pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
+pub(crate) fn verify(args: &VerifyArgs, json: bool) -> Result<ExitCode> {
     let device = Device::open(args.device, DTypeSpec::Auto)?;
-    out!("device {}\n{}", device.kind(), verify::HEADING);
+    if !json {
+        out!("device {}\n{}", device.kind(), verify::HEADING);
+    }
     // Line by line: a table that stops shows where.
-    let checks = verify::verify(&device, |check| out!("{check}"))?;
+    let checks = verify::verify(&device, |check| match json {
+        true => eprintln!("{check}"),
+        false => out!("{check}"),
+    })?;
     let missed = checks.iter().filter(|check| !check.passed()).count();
+    if json {
+        let checks: Vec<Value> = checks.iter().map(check_to_json).collect();
+        out!(
+            "{}",
+            json!({"device": device.kind(), "missed": missed, "checks": checks})
+        );
+    }
     if missed > 0 {
         eprintln!(
             "clipsift: {missed} of {} checks missed their bound; do not trust results of this build on this device",
@@ -21,11 +34,26 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<ExitCode> {
         );
         return Ok(ExitCode::from(1));
     }
-    out!("all {} checks passed", checks.len());
+    if !json {
+        out!("all {} checks passed", checks.len());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn bench(args: BenchArgs) -> Result<ExitCode> {
+fn check_to_json(check: &verify::Check) -> Value {
+    json!({
+        "op": check.op,
+        "dtype": check.dtype,
+        "cases": check.cases,
+        "from_plain": check.from_plain,
+        "from_twin": check.from_twin,
+        "bound": check.bound,
+        "passed": check.passed(),
+        "miss": check.miss,
+    })
+}
+
+pub(crate) fn bench(args: BenchArgs, json: bool) -> Result<ExitCode> {
     let device = Device::open(args.device, args.dtype)?;
     let usual = bench::Request::for_device(&device);
     let request = bench::Request {
@@ -38,15 +66,15 @@ pub(crate) fn bench(args: BenchArgs) -> Result<ExitCode> {
         pictures: args.pictures.unwrap_or(usual.pictures),
         seconds: args.seconds,
     };
-    if !args.json {
+    if !json {
         out!("{}", bench::HEADING);
     }
-    let report = bench::bench(&request, &device, |stage| match args.json {
+    let report = bench::bench(&request, &device, |stage| match json {
         true => eprintln!("{stage}"),
         false => out!("{stage}"),
     })?;
     let m = &report.machine;
-    if args.json {
+    if json {
         let text = serde_json::to_string_pretty(&report);
         out!("{}", text.map_err(|e| Error::usage(e.to_string()))?);
     } else {

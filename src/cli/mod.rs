@@ -13,18 +13,22 @@ mod args;
 mod commands;
 mod flags;
 mod measure;
+mod models;
+mod shell;
+mod stop;
+mod summary;
 mod terminal;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches};
 use clipsift::{Error, Result};
 
-use args::{Cli, Command};
+use serde_json::json;
 
-/// Set by the first Ctrl-C; stages look at it after every batch.
-static STOP: AtomicBool = AtomicBool::new(false);
+use args::{Cli, Command};
+use terminal::Terminal;
 
 /// A command with its arguments, valid as far as that can be told without looking at files.
 pub(crate) struct Request {
@@ -47,51 +51,68 @@ impl Request {
             flags::Thresholds::from_matches,
         );
         let request = thresholds.map(|thresholds| Request { cli, thresholds });
-        request.map_err(|error| report(&error))
+        request.map_err(|error| {
+            eprintln!("clipsift: {error}");
+            ExitCode::from(exit_code(&error))
+        })
     }
 
-    /// Does it.
-    pub(crate) fn run(self) -> Result<ExitCode> {
+    /// Does it, says what went wrong, and gives the exit code.
+    pub(crate) fn run(self) -> ExitCode {
+        stop::on_ctrl_c();
+        let terminal = Arc::new(Terminal::new(self.cli.common.quiet, self.cli.common.json));
+        let name = self.cli.command.name();
+        // These give one result, with no stages before it.
+        if !matches!(name, "bench" | "verify" | "models" | "completions" | "man") {
+            terminal.tell(json!({
+                "event": "start",
+                "clipsift": env!("CARGO_PKG_VERSION"),
+                "command": name,
+                "arguments": std::env::args().skip(1).collect::<Vec<_>>(),
+            }));
+        }
+        let done = self.work(&terminal);
+        done.unwrap_or_else(|error| {
+            if let Error::Interrupted = error {
+                let command = stop::same_command();
+                terminal.tell(json!({"event": "interrupted", "continue": command}));
+                eprintln!("clipsift: interrupted; to go on where it stopped:\n    {command}");
+            } else {
+                let (exit, text) = (exit_code(&error), error.to_string());
+                terminal.tell(json!({"event": "error", "message": text, "exit": exit}));
+                eprintln!("clipsift: {error}");
+            }
+            ExitCode::from(exit_code(&error))
+        })
+    }
+
+    fn work(self, terminal: &Arc<Terminal>) -> Result<ExitCode> {
         let Request {
             cli: Cli { command, common },
             thresholds,
         } = self;
         common.start_threads()?;
-        let terminal = terminal::Terminal::new(common.quiet);
         match command {
             Command::Curate(args) => commands::curate(*args, thresholds, terminal),
-            Command::Embed(args) => commands::embed(args, terminal),
-            Command::Score(args) => commands::score(args, thresholds, &terminal),
-            Command::Dedup(args) => commands::dedup(args, thresholds, &terminal),
-            Command::Filter(args) => commands::filter(args, thresholds, &terminal),
-            Command::Write(args) => commands::write(args, &terminal),
-            Command::Report(args) => commands::report(&args, &terminal),
-            Command::Verify(args) => measure::verify(&args),
-            Command::Bench(args) => measure::bench(args),
-            Command::Models(args) => commands::models(args),
+            Command::Embed(args) => commands::embed(&args, terminal),
+            Command::Score(args) => commands::score(args, thresholds, terminal),
+            Command::Dedup(args) => commands::dedup(args, thresholds, terminal),
+            Command::Filter(args) => commands::filter(args, thresholds, terminal),
+            Command::Write(args) => commands::write(args, terminal),
+            Command::Report(args) => commands::report(&args, terminal),
+            Command::Verify(args) => measure::verify(&args, terminal.is_json()),
+            Command::Bench(args) => measure::bench(args, terminal.is_json()),
+            Command::Models(args) => models::models(args, terminal),
+            Command::Completions(args) => shell::completions(args.shell),
+            Command::Man(args) => shell::man(args.dir.as_deref()),
         }
     }
 }
 
-/// Prints an error and gives its exit code.
-pub(crate) fn report(error: &Error) -> ExitCode {
-    eprintln!("clipsift: {error}");
-    ExitCode::from(match error {
+fn exit_code(error: &Error) -> u8 {
+    match error {
         Error::Usage(_) => 2,
-        Error::Interrupted => 130,
+        Error::Interrupted => stop::INTERRUPTED,
         _ => 1,
-    })
-}
-
-/// The first Ctrl-C ends the work after the batch at hand; the second ends the process.
-pub(crate) fn stop_on_ctrl_c() {
-    let stop = || {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("clipsift: stopping after this batch; once more to stop at once");
-    };
-    if let Err(error) = ctrlc::set_handler(stop) {
-        eprintln!("clipsift: Ctrl-C will end the process at once: {error}");
     }
 }

@@ -1,5 +1,6 @@
 //! CLIP: where a tower comes from, and images -> unit rows.
 
+pub mod check;
 pub mod config;
 pub mod hub;
 mod on_card;
@@ -160,32 +161,31 @@ impl Clip {
             )));
         }
         if spec == BUILTIN {
-            let weights = Weights::from_static(
-                BUILTIN,
-                include_bytes!("../../models/builtin/model.safetensors"),
-            )?;
-            let config = include_str!("../../models/builtin/config.json");
-            let preprocess = include_str!("../../models/builtin/preprocessor_config.json");
+            let (config, preprocess, weights) = builtin()?;
             return Clip::build(BUILTIN, config, Some(preprocess), &weights, device);
         }
         if path.exists() {
             return Clip::from_dir(spec, path, device);
         }
-        let mut parts = spec.split('/');
-        let hub_like =
-            |part: Option<&str>| part.is_some_and(|p| !p.is_empty() && !p.starts_with('.'));
-        if !(hub_like(parts.next()) && hub_like(parts.next()) && parts.next().is_none()) {
-            return Err(Error::model(
+        match Clip::pull(spec, revision, hub::UNWATCHED)? {
+            Some(dir) => Clip::from_dir(spec, &dir, device),
+            None => Err(Error::model(
                 spec,
                 "no such folder, and not a hub id (OWNER/NAME); give builtin, a folder or a hub id",
-            ));
+            )),
         }
-        let repo = HubRepo::new(spec, revision)?;
-        let config = repo.get("config.json")?;
-        // An optional file; the folder below is read by the names of its files.
-        repo.find("preprocessor_config.json")?;
-        download_weights(&repo)?;
-        Clip::from_dir(spec, config.parent().unwrap_or(Path::new(".")), device)
+    }
+
+    /// Brings a hub's model into the cache, where it is not there yet, and gives its folder; None for what is not a hub's. `watch` is
+    /// told of the downloads.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where it is not to be had; what `watch` ends a download with.
+    pub fn pull(spec: &str, revision: Option<&str>, watch: &hub::Watch) -> Result<Option<PathBuf>> {
+        if spec == BUILTIN || Path::new(spec).exists() || !hub::is_id(spec) {
+            return Ok(None);
+        }
+        HubRepo::watched(spec, revision, watch).model().map(Some)
     }
 
     /// Loads a tower from a folder in Hugging Face layout, under a name of its own.
@@ -264,6 +264,16 @@ impl Clip {
     pub fn preprocess(&self) -> &Preprocess {
         &self.preprocess
     }
+}
+
+/// The embedded tower: its config, how it wants its pixels, its weights.
+fn builtin() -> Result<(&'static str, &'static str, Weights)> {
+    let weights = include_bytes!("../../models/builtin/model.safetensors");
+    Ok((
+        include_str!("../../models/builtin/config.json"),
+        include_str!("../../models/builtin/preprocessor_config.json"),
+        Weights::from_static(BUILTIN, weights)?,
+    ))
 }
 
 impl Embedder for Clip {
@@ -369,28 +379,4 @@ impl Embedder for Clip {
     fn device(&self) -> Option<&Device> {
         Some(&self.device)
     }
-}
-
-/// Brings the weights of a hub repository into the cache, in the order that [`Weights::open_dir`] looks for them.
-fn download_weights(repo: &HubRepo) -> Result<()> {
-    if repo.find("model.safetensors")?.is_some() {
-        return Ok(());
-    }
-    if let Some(index) = repo.find("model.safetensors.index.json")? {
-        for file in weights::parts_of("hub", &index)? {
-            repo.get(&file_name(&file))?;
-        }
-        return Ok(());
-    }
-    match repo.find("pytorch_model.bin")? {
-        Some(_) => Ok(()),
-        None => Err(repo.missing("model.safetensors (or its index, or pytorch_model.bin)")),
-    }
-}
-
-fn file_name(path: &Path) -> String {
-    PathBuf::from(path)
-        .file_name()
-        .map(|f| f.to_string_lossy().into_owned())
-        .unwrap_or_default()
 }

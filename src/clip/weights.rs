@@ -189,6 +189,16 @@ impl Weights {
         mapped.or_else(|| self.held.get(key).map(|t| t.dims().to_vec()))
     }
 
+    /// The type of a tensor's elements as safetensors name it, in lower case: f32, f16, bf16, i64.
+    pub fn dtype(&self, key: &str) -> Option<String> {
+        let mapped = self
+            .parts
+            .iter()
+            .find_map(|p| p.metadata.info(key).map(|i| format!("{:?}", i.dtype)));
+        let held = || self.held.get(key).map(|t| t.dtype().as_str().to_string());
+        mapped.or_else(held).map(|name| name.to_lowercase())
+    }
+
     /// A tensor of the shape asked for, in f32 on the CPU.
     ///
     /// # Errors

@@ -38,7 +38,8 @@ pub(super) fn decode(
     edge: Option<u32>,
 ) -> Result<Decoded, DecodeError> {
     let markers = Markers::read(bytes)?;
-    let fraction = edge.and_then(|edge| scaled::fraction(&markers, edge));
+    let orientation = orientation::from_metadata(markers.exif, markers.xmp);
+    let fraction = edge.and_then(|edge| scaled::fraction(&markers, orientation, edge));
     // Coefficients of all components, 16 bits each, where they are collected: over several scans, or by a thread that runs
     // ahead of the transform.
     let collected = match markers.progressive || fraction.is_some() {
@@ -61,7 +62,6 @@ pub(super) fn decode(
             pixels: whole(bytes, markers.components)?,
         },
     };
-    let orientation = orientation::from_metadata(markers.exif, markers.xmp);
     let (mut width, mut height) = (u32::from(markers.width), u32::from(markers.height));
     if orientation::lies(orientation) {
         (width, height) = (height, width);

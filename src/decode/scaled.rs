@@ -13,13 +13,22 @@ use crate::sample::Rgb8;
 
 /// The largest divisor that leaves the shorter edge `edge` pixels: 8, 4 or 2; none where there is none, or for a kind of image that
 /// is decoded whole.
-pub(super) fn fraction(markers: &Markers, edge: u32) -> Option<u16> {
+///
+/// A last row or column that stands for less than `divisor` of the whole ones has to stay the last, as
+/// [`crate::resize::resize_and_crop_reduced`] takes it; an orientation that puts it first wants edges that divide.
+pub(super) fn fraction(markers: &Markers, orientation: u32, edge: u32) -> Option<u16> {
     // Inks go through Pillow's own conversion, more than 8 bits and endless scans through the whole decoder's refusal.
     if !matches!(markers.components, 1 | 3) || markers.precision != 8 || markers.scans > MAX_SCANS {
         return None;
     }
     let shorter = u32::from(markers.width.min(markers.height));
-    let fits = |divisor: &u16| shorter / u32::from(*divisor) >= edge.max(1);
+    let turned = matches!(orientation, 2..=4 | 6..=8);
+    let fits = |divisor: &u16| {
+        let divides = [markers.width, markers.height]
+            .iter()
+            .all(|edge| edge.is_multiple_of(*divisor));
+        shorter / u32::from(*divisor) >= edge.max(1) && (divides || !turned)
+    };
     [8, 4, 2].into_iter().find(fits)
 }
 
@@ -75,9 +84,31 @@ mod tests {
             (8, 0, Some(8)),
             (1, 1, None),
         ] {
-            assert_eq!(fraction(&markers(4000, short), edge), divisor, "{short}");
-            assert_eq!(fraction(&markers(short, 4000), edge), divisor, "{short}");
+            assert_eq!(fraction(&markers(4000, short), 1, edge), divisor, "{short}");
+            assert_eq!(fraction(&markers(short, 4000), 1, edge), divisor, "{short}");
         }
+    }
+
+    #[test]
+    fn a_turned_image_wants_edges_that_divide() {
+        for (orientation, divisor) in [
+            (1, 8),
+            (5, 8),
+            (2, 4),
+            (3, 4),
+            (4, 4),
+            (6, 4),
+            (7, 4),
+            (8, 4),
+        ] {
+            let markers = markers(4000, 3004);
+            assert_eq!(
+                fraction(&markers, orientation, 224),
+                Some(divisor),
+                "{orientation}"
+            );
+        }
+        assert_eq!(fraction(&markers(4001, 3004), 6, 224), None);
     }
 
     #[test]
@@ -96,7 +127,7 @@ mod tests {
                 ..markers(4000, 3000)
             },
         ] {
-            assert_eq!(fraction(&other, 224), None);
+            assert_eq!(fraction(&other, 1, 224), None);
         }
     }
 }

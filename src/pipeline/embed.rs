@@ -82,11 +82,20 @@ pub(super) fn embed(
             part: Part::new(0, embedder),
             begun: None,
             gathering: Gathering::Empty(inputs.expected()),
+            stopping: false,
+            part_size: cut.part_size,
             advance: |read, bad, made| {
                 totals.read += read;
                 totals.bad += bad;
                 totals.made += made;
-                running.advance(read)
+                match made {
+                    0 => running.pass(read),
+                    // A part that is begun is finished: it would have to be made again as a whole.
+                    _ => {
+                        running.count(read);
+                        Ok(())
+                    }
+                }
             },
         };
         consumer.consume(receiver)?;
@@ -107,6 +116,9 @@ struct Consumer<'a, A> {
     /// The batch that the embedder works on while the next one comes.
     begun: Option<Begun<'a>>,
     gathering: Gathering,
+    /// Whether the user has been told that the work ends after this part.
+    stopping: bool,
+    part_size: usize,
     /// Told of samples read, bad ones among them, and how many were made now.
     advance: A,
 }
@@ -160,6 +172,7 @@ impl<A: FnMut(u64, u64, u64) -> Result<()>> Consumer<'_, A> {
             None => Default::default(),
         };
         let (bad, kept) = self.part.add(batch, &embedded)?;
+        self.tell_of(read as usize);
         if !kept.is_empty()
             && let Some(line) = self.gathering.take(on_device.as_ref(), &kept)?
         {
@@ -171,7 +184,28 @@ impl<A: FnMut(u64, u64, u64) -> Result<()>> Consumer<'_, A> {
                 .write_part(part.index, &part.samples, &part.embeddings)?;
             self.part = Part::new(part.index + 1, self.embedder);
         }
-        (self.advance)(read, bad, read)
+        (self.advance)(read, bad, read)?;
+        match ends_part {
+            true => self.context.check(),
+            false => Ok(()),
+        }
+    }
+}
+
+impl<A> Consumer<'_, A> {
+    /// Tells of the bad samples among the last ones of the part, and once that the work will end with it.
+    fn tell_of(&mut self, last: usize) {
+        let samples = &self.part.samples;
+        let last = &samples[samples.len() - last..];
+        last.iter().for_each(|row| self.context.bad(row));
+        if !self.stopping && self.context.check().is_err() {
+            self.stopping = true;
+            let (done, part) = (samples.len(), self.part.index);
+            self.context.note(&format!(
+                "finishing part {part}: {done} of at most {} samples are done",
+                self.part_size
+            ));
+        }
     }
 }
 

@@ -174,15 +174,21 @@ impl Part<'_> {
             let id = self.embeddings.ids[row].clone();
             return Err(Error::shape("normalise", "finite rows, not zero", id));
         }
-        if !self.dir.has_part(self.index) {
+        let standing = self.dir.has_part(self.index);
+        if !standing {
             self.dir
                 .write_part(self.index, &self.samples, &self.embeddings)?;
+            let bad = self.samples.iter().filter(|row| row.error.is_some());
+            bad.for_each(|row| self.running.bad(row));
         }
         let done = self.samples.len() as u64;
         self.index += 1;
         self.samples.clear();
         self.embeddings.ids.clear();
         self.embeddings.rows.clear();
-        self.running.advance(done)
+        match standing {
+            true => self.running.pass(done),
+            false => self.running.advance(done),
+        }
     }
 }

@@ -299,7 +299,7 @@ impl Pipeline {
         self
     }
 
-    /// A switch that ends the work at the next batch; what is stored stays, and the same pipeline goes on from there.
+    /// A switch that ends the work, [`Context::stop`] says where; what is stored stays, and the same pipeline goes on from there.
     pub fn stop_when(mut self, stop: &'static AtomicBool) -> Pipeline {
         self.stop = stop;
         self

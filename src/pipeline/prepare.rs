@@ -66,7 +66,6 @@ impl<'a, I: Iterator<Item = Sample>> Walk<'a, I> {
     }
 
     fn step(&mut self) -> Result<Option<Item<Mark>>> {
-        self.context.check()?;
         let left = match self.left {
             Some(left) => left,
             None if self.samples.peek().is_none() => return Ok(None),
@@ -76,7 +75,11 @@ impl<'a, I: Iterator<Item = Sample>> Walk<'a, I> {
                 self.part += 1;
                 return Ok(Some(Item::Pass(mark)));
             }
-            None => self.part_size,
+            None => {
+                // A part that is begun is finished.
+                self.context.check()?;
+                self.part_size
+            }
         };
         let sample = match left {
             0 => None,
@@ -284,7 +287,7 @@ pub(super) fn prepare_all<I: Iterator<Item = Item<Mark>>>(
             in_flight.begin();
             let in_flight = &in_flight;
             scope.spawn_fifo(move |_| {
-                batch.fill(place, || prepare(sample, bytes, embedder, cut));
+                batch.fill(place, || prepare(*sample, bytes, embedder, cut));
                 in_flight.end();
             });
         }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::store::tables::SampleRow;
 
 /// A stage of the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,12 +67,23 @@ pub enum Event<'a> {
         /// Items done so far.
         done: u64,
     },
+    /// A sample that could not be read, decoded or embedded. Those in parts that an earlier run finished are not told again.
+    Bad {
+        /// Its id.
+        id: &'a str,
+        /// The file or folder that it came from.
+        source: &'a str,
+        /// Why, as `samples/` has it.
+        reason: &'a str,
+    },
     /// A stage is over.
     Finished {
         /// Which.
         stage: Stage,
         /// Items done in all.
         done: u64,
+        /// Those of them that an earlier run had done.
+        passed: u64,
         /// Seconds it took.
         seconds: f64,
     },
@@ -87,7 +99,7 @@ pub type Observer<'a> = dyn Fn(Event<'_>) + Send + Sync + 'a;
 pub struct Context<'a> {
     /// Takes the events.
     pub observer: &'a Observer<'a>,
-    /// Set from outside to end the work at the next batch.
+    /// Set from outside to end the work: reading and embedding when the part at hand is written, other stages at their next step.
     pub stop: &'a AtomicBool,
 }
 
@@ -120,6 +132,14 @@ impl<'a> Context<'a> {
         (self.observer)(Event::Note(text));
     }
 
+    /// Tells of a bad sample; nothing of a good one.
+    pub(super) fn bad(&self, row: &SampleRow) {
+        if let Some(reason) = &row.error {
+            let (id, source) = (&row.id, &row.source);
+            (self.observer)(Event::Bad { id, source, reason });
+        }
+    }
+
     /// Begins a stage.
     pub fn begin(&self, stage: Stage, total: Option<u64>) -> Running<'a> {
         (self.observer)(Event::Started { stage, total });
@@ -127,6 +147,7 @@ impl<'a> Context<'a> {
             context: *self,
             stage,
             done: 0,
+            passed: 0,
             begun: Instant::now(),
         }
     }
@@ -137,6 +158,7 @@ pub struct Running<'a> {
     context: Context<'a>,
     stage: Stage,
     done: u64,
+    passed: u64,
     begun: Instant,
 }
 
@@ -146,12 +168,31 @@ impl Running<'_> {
     /// # Errors
     /// [`Error::Interrupted`] where the work is to end.
     pub fn advance(&mut self, items: u64) -> Result<()> {
+        self.count(items);
+        self.context.check()
+    }
+
+    /// More items are done; whether the work is to end is looked at elsewhere.
+    pub(super) fn count(&mut self, items: u64) {
         self.done += items;
         (self.context.observer)(Event::Advanced {
             stage: self.stage,
             done: self.done,
         });
-        self.context.check()
+    }
+
+    /// Tells of a bad sample; nothing of a good one.
+    pub(super) fn bad(&self, row: &SampleRow) {
+        self.context.bad(row);
+    }
+
+    /// Items that an earlier run had done.
+    ///
+    /// # Errors
+    /// As [`Running::advance`].
+    pub fn pass(&mut self, items: u64) -> Result<()> {
+        self.passed += items;
+        self.advance(items)
     }
 
     /// Which stage it is.
@@ -165,6 +206,7 @@ impl Running<'_> {
         (self.context.observer)(Event::Finished {
             stage: self.stage,
             done: self.done,
+            passed: self.passed,
             seconds,
         });
         seconds

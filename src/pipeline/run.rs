@@ -216,17 +216,23 @@ impl Run {
             atomic::remove_file(self.home.path("decisions.parquet"))?;
         }
         self.home.prepare(Table::Scores(name))?;
-        let mut running = context.begin(Stage::Score, None);
+        let count = |name: &str| self.file.counts.get(name).copied();
+        let good = count("read").zip(count("bad"));
+        let good = good.map(|(read, bad)| read.saturating_sub(bad));
+        let mut running = context.begin(Stage::Score, good);
         let mut first = 0;
         for part in 0..self.home.parts() {
             let path = self.home.part(Table::Scores(name), part);
-            let embeddings = match path.is_file() && self.resident.is_none() {
-                true => continue,
-                false => self.home.read_embeddings(part)?,
-            };
+            let standing = path.is_file();
+            if standing && self.resident.is_none() {
+                running.pass(self.home.read_scores(name, part)?.len() as u64)?;
+                continue;
+            }
+            let embeddings = self.home.read_embeddings(part)?;
             let rows = first..first + embeddings.ids.len();
             first = rows.end;
-            if path.is_file() {
+            if standing {
+                running.pass(rows.len() as u64)?;
                 continue;
             }
             let scores = self.score_rows(scorer, &embeddings.rows, rows, d)?;

@@ -43,7 +43,7 @@ pub(crate) enum Item<T> {
 /// What comes out.
 pub(crate) enum Ready<T> {
     /// A sample and its bytes, or why there are none.
-    Loaded(Sample, Result<Vec<u8>, String>),
+    Loaded(Box<Sample>, Result<Vec<u8>, String>),
     /// As it came in.
     Passed(T),
 }
@@ -110,7 +110,7 @@ impl<T, I: Iterator<Item = Item<T>>> Ahead<I, T> {
         while let Some((place, sample)) = self.next_to_load() {
             let bytes = load(&sample);
             let mut waiting = self.lock();
-            let slot = Slot::Ready(Ready::Loaded(sample, bytes));
+            let slot = Slot::Ready(Ready::Loaded(Box::new(sample), bytes));
             waiting.bytes += slot.bytes();
             let at = place - waiting.taken;
             waiting.slots[at] = slot;

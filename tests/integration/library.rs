@@ -1153,6 +1153,6 @@ fn an_embedder_that_panics_over_an_image_ends_the_run_with_its_panic() {
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         pipeline.run(dir.path().join("run"))
     }));
-    let said = ended.unwrap_err().downcast::<String>();
+    let said = ended.unwrap_err().downcast::<&str>();
     assert!(said.is_ok_and(|said| said.contains("a width of nine")));
 }

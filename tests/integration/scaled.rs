@@ -65,7 +65,10 @@ fn a_reduced_jpeg_is_the_whole_one_averaged_and_upright() {
         let eighth = decode_scaled(&bytes, &limits, 2).unwrap();
         assert_eq!((eighth.width, eighth.height), size, "{name}");
         assert_eq!(decode_scaled(&bytes, &limits, 10).unwrap(), whole, "{name}");
-        if name.contains("cmyk") || name.contains("ycck") {
+        // Inks, and edges that do not divide where they are turned round.
+        let turned = (2..9).filter(|i| *i != 5);
+        let mut turned = turned.map(|i| format!("orientation{i}"));
+        if name.contains("cmyk") || name.contains("ycck") || turned.any(|t| name.contains(&t)) {
             assert_eq!(eighth, whole, "{name}");
             continue;
         }
@@ -92,7 +95,7 @@ fn a_reduced_jpeg_is_the_whole_one_averaged_and_upright() {
         );
         seen += 1;
     }
-    assert!(seen > 10, "{seen} files");
+    assert!(seen > 8, "{seen} files");
 }
 
 #[test]
@@ -141,7 +144,32 @@ fn the_square_shows_the_same_part_of_the_picture_whatever_the_size_of_the_last_b
         let expected = resize_and_crop(&whole.image, 56, 56);
         let got = resize_and_crop_reduced(&reduced.image, (width, height), 56, 56);
         let difference = mean_difference(&got, &expected);
-        assert!(difference < 0.5, "{width} x {height}: {difference}");
+        // .83 at each of these; 1.0 to 3.5 where the reduced image is taken as a whole one.
+        assert!(difference < 0.9, "{width} x {height}: {difference}");
+    }
+}
+
+/// A JPEG with an orientation.
+fn turned(jpeg: &[u8], orientation: u8) -> Vec<u8> {
+    let mut exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+    exif.extend([orientation, 0, 0, 0, 0, 0, 0]);
+    let length = (exif.len() as u16 + 2).to_be_bytes();
+    [&jpeg[..2], &[0xff, 0xe1], &length, &exif, &jpeg[2..]].concat()
+}
+
+#[test]
+fn a_reduced_jpeg_is_turned_like_the_whole_one() {
+    let jpeg = photograph(320, 240, 5);
+    for orientation in 1..=8 {
+        let bytes = turned(&jpeg, orientation);
+        let whole = decode(&bytes, &Limits::default()).unwrap();
+        let reduced = decode_scaled(&bytes, &Limits::default(), 60).unwrap();
+        let expected = averaged(&whole.image, 4);
+        assert_eq!((reduced.width, reduced.height), (whole.width, whole.height));
+        assert_eq!(whole.width, if orientation < 5 { 320 } else { 240 });
+        assert_eq!(reduced.image.width, expected.width, "{orientation}");
+        let difference = mean_difference(&reduced.image.pixels, &expected.pixels);
+        assert!(difference < 4.0, "{orientation}: {difference}");
     }
 }
 

@@ -1,13 +1,18 @@
 //! Every command and flag, as typed. Meanings that several commands share stand in one struct each.
 
+mod groups;
+
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use clipsift::dedup::decide::{Keep, Removal};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use clipsift::device::{DTypeSpec, DeviceSpec};
 use clipsift::read::Partition;
-use clipsift::write::Layout;
 use clipsift::{Error, Result};
+
+pub(crate) use groups::{
+    BoundFlags, DedupFlags, DedupMode, HeadFlags, ImportFlags, Init, WriteFlags,
+};
 
 /// Curate image sets: CLIP embeddings, scores, semantic duplicates.
 #[derive(Debug, Parser)]
@@ -31,8 +36,11 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<usize>,
     /// Only errors and the final table.
-    #[arg(long, global = true)]
+    #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// For programs: results as JSON on stdout, and what happens meanwhile as an object a line.
+    #[arg(long, global = true)]
+    pub json: bool,
 }
 
 impl Common {
@@ -83,9 +91,37 @@ pub(crate) enum Command {
     /// What each stage does a second here, and how much of this device's own peak that is
     #[command(before_help = "Example: clipsift bench --device cuda --json > bench.json")]
     Bench(BenchArgs),
-    /// Known models and heads
+    /// Known models and heads: list them, download them, check one
     #[command(before_help = "Example: clipsift models list")]
     Models(ModelsArgs),
+    /// A completion script for a shell, on stdout
+    #[command(
+        before_help = "Example: clipsift completions bash > ~/.local/share/bash-completion/completions/clipsift"
+    )]
+    Completions(CompletionsArgs),
+    /// Manual pages: one for each command into a folder, or the first one on stdout
+    #[command(before_help = "Example: clipsift man ~/.local/share/man/man1")]
+    Man(ManArgs),
+}
+
+impl Command {
+    /// As it is typed.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Command::Curate(_) => "curate",
+            Command::Embed(_) => "embed",
+            Command::Score(_) => "score",
+            Command::Dedup(_) => "dedup",
+            Command::Filter(_) => "filter",
+            Command::Write(_) => "write",
+            Command::Report(_) => "report",
+            Command::Verify(_) => "verify",
+            Command::Bench(_) => "bench",
+            Command::Models(_) => "models",
+            Command::Completions(_) => "completions",
+            Command::Man(_) => "man",
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -189,24 +225,6 @@ pub(crate) struct DedupArgs {
     pub import: ImportFlags,
 }
 
-/// How embeddings made by others are read.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Embeddings made by others")]
-pub(crate) struct ImportFlags {
-    /// The column of a parquet that holds the ids; id by default
-    #[arg(long, value_name = "COLUMN")]
-    pub id_column: Option<String>,
-    /// The column of a parquet that holds the embeddings; by default embedding, or the only one of lists of floats
-    #[arg(long, value_name = "COLUMN")]
-    pub embedding_column: Option<String>,
-    /// Rows a part
-    #[arg(long, default_value_t = clipsift::pipeline::PART_SIZE, value_name = "N")]
-    pub part_size: usize,
-    /// Replace an earlier run of another request in --out
-    #[arg(long)]
-    pub overwrite: bool,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct FilterArgs {
     /// The run directory
@@ -271,9 +289,6 @@ pub(crate) struct BenchArgs {
     /// How long a figure is repeated
     #[arg(long, value_name = "S", default_value_t = 1.0)]
     pub seconds: f64,
-    /// One JSON object on stdout instead of the table
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -284,133 +299,35 @@ pub(crate) struct ModelsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelsCommand {
-    /// Known models and heads
+    /// Known models and heads, and whether they are in the cache
     List,
-    /// Load a model (a folder, a hub id, builtin) or a head file and say what it is
+    /// Download a model or head into the cache that --model and --head use; a broken download goes on where it stopped
+    #[command(before_help = "Example: clipsift models pull openai/clip-vit-large-patch14")]
+    Pull {
+        /// A known name, or OWNER/NAME[:FILE] of a hub
+        #[arg(value_name = "NAME|HUB-ID[:FILE]")]
+        spec: String,
+        /// Branch, tag or commit of a hub repository
+        #[arg(long)]
+        revision: Option<String>,
+    },
+    /// Say what a model or head is and whether it can be run here; exit 1 where it cannot
+    #[command(before_help = "Example: clipsift models check models/my-clip")]
     Check {
-        /// What to load
+        /// A model's folder, a head's .safetensors or .pth file, builtin, a known name or a hub id
+        #[arg(value_name = "PATH")]
         spec: String,
     },
 }
 
-/// Heads to score with.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Scores")]
-pub(crate) struct HeadFlags {
-    /// Aesthetic score; the head by default is the one that fits the model
-    #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    pub aesthetic: Option<String>,
-    /// NSFW score; the head by default is the one that fits the model
-    #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    pub nsfw: Option<String>,
-    /// A score of one's own: a known head, OWNER/NAME[:FILE] of a hub, or a .safetensors or .pth file
-    #[arg(long = "head", value_name = "NAME=SPEC")]
-    pub heads: Vec<String>,
+pub(crate) struct CompletionsArgs {
+    /// Which shell
+    pub shell: Shell,
 }
 
-/// Bounds on scores; read in the order typed by [`super::flags::Thresholds`].
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Thresholds")]
-pub(crate) struct BoundFlags {
-    /// Keep an aesthetic score >= X
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    pub min_aesthetic: Option<f64>,
-    /// Keep an NSFW score < X
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    pub max_nsfw: Option<f64>,
-    /// Keep score NAME >= X
-    #[arg(long, value_name = "NAME=X")]
-    pub min: Vec<String>,
-    /// Keep score NAME < X
-    #[arg(long, value_name = "NAME=X")]
-    pub max: Vec<String>,
-}
-
-/// How duplicates are found and decided.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Duplicates")]
-pub(crate) struct DedupFlags {
-    /// auto: exact up to N²d of 1e13 on a CPU, semantic beyond
-    #[arg(long, value_enum, default_value = "auto")]
-    pub dedup: DedupMode,
-    /// A pair is a duplicate when cosine >= 1 - X; the model's own by default
-    #[arg(long, value_name = "X")]
-    pub eps: Option<f64>,
-    /// Pairs are stored down to cosine 1 - X; 4 x eps by default
-    #[arg(long, value_name = "X")]
-    pub floor: Option<f64>,
-    /// Number of clusters, or auto for about 1,000 rows each
-    #[arg(long, value_name = "K|auto", default_value = "auto")]
-    pub clusters: String,
-    /// How the first centroids are chosen
-    #[arg(long, value_enum, default_value = "k-means++")]
-    pub init: Init,
-    /// Centroids [k, d] to begin from: a .npy, or a safetensors file with a tensor `centroids`
-    #[arg(long, value_name = "FILE")]
-    pub centroids: Option<PathBuf>,
-    /// Fits to choose the best of
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub restarts: usize,
-    /// Most iterations of k-means
-    #[arg(long, value_name = "N", default_value_t = 300)]
-    pub iterations: usize,
-    /// The squared shift of the centroids that ends k-means
-    #[arg(long, value_name = "X", default_value_t = 1e-4)]
-    pub tol: f64,
-    /// The part of the rows that k-means is fitted to
-    #[arg(long, value_name = "F", default_value_t = 1.0)]
-    pub fit_fraction: f64,
-    /// Seed of every random choice
-    #[arg(long, default_value_t = 42)]
-    pub seed: u64,
-    /// Order of preference: largest, first, random, hard, easy, best:NAME or best:NAME:asc; by default largest among images, first
-    /// among embeddings made by others
-    #[arg(long)]
-    pub keep: Option<Keep>,
-    /// group: drop what lies within eps of a kept sample; chain: of any earlier sample, kept or not
-    #[arg(long, default_value = "group")]
-    pub removal: Removal,
-    /// An earlier run, again for more: what it kept wins and is never dropped, new samples fall to it and to each other
-    #[arg(long, value_name = "RUN")]
-    pub against: Vec<PathBuf>,
-    /// Say what clusters lost: the true neighbours of N random rows, found among all rows, against the pairs found
-    #[arg(long, value_name = "N")]
-    pub audit: Option<usize>,
-    /// Rows on each side of a tile of cosines; never changes a result
-    #[arg(long, hide = true, default_value_t = clipsift::dedup::exact::Params::default().tile)]
-    pub tile: usize,
-    /// Bytes of embeddings that are held in memory, beyond which they go to a scratch file; never changes a result
-    #[arg(long, hide = true)]
-    pub held: Option<u64>,
-    /// Pairs beyond eps that are stored for a row; never changes a decision
-    #[arg(long, hide = true, default_value_t = clipsift::Dedup::default().row_pairs)]
-    pub row_pairs: usize,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum DedupMode {
-    Auto,
-    Exact,
-    Semantic,
-    Off,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Init {
-    #[value(name = "k-means++")]
-    KMeansPlusPlus,
-    KmeansParallel,
-    Random,
-}
-
-/// How the curated set is written.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Writing")]
-pub(crate) struct WriteFlags {
-    /// tar, folder, list or none; tar by default for tars and parquets, list for files
-    #[arg(long = "write", value_name = "LAYOUT")]
-    pub layout: Option<Layout>,
-    /// Samples a shard
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
-    pub shard_size: usize,
+pub(crate) struct ManArgs {
+    /// Where the pages go; it is made where it is not there
+    pub dir: Option<PathBuf>,
 }
