@@ -1,13 +1,19 @@
 """Check a run's report.html in headless Chromium.
 
     python3 scripts/check_report.py target/release/clipsift run
+    python3 scripts/check_report.py target/release/clipsift run --screenshot tests/data/report.png
 
 Moves every slider of the page, alone and together, to several places, runs the commands that the page then shows on a copy of
 the run, and compares the counts of both. Checks that the console stays empty, that nothing but the file itself is loaded, that
 blurred pictures clear on a click, and that the page is no wider than its window. Needs chromedriver and Chromium on the PATH,
 and nothing else; a run of at most some thousand samples, since it is copied for each setting.
+
+With --screenshot the first 2187 pixels of the page are kept instead, 1200 wide: the picture of the README is that of
+`clipsift curate tests/data/gallery --out run`, run in the folder that `run` is to be in.
 """
 
+import argparse
+import base64
 import json
 import pathlib
 import shutil
@@ -36,8 +42,9 @@ def call(method, path, body=None):
     return json.load(urllib.request.urlopen(request))["value"]
 
 
-def open_session():
-    options = {"args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,900"]}
+def open_session(height):
+    window = f"--window-size=1200,{height}"
+    options = {"args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", window]}
     logs = {"browser": "ALL", "performance": "ALL"}
     wanted = {"browserName": "chrome", "goog:loggingPrefs": logs, "goog:chromeOptions": options}
     for _ in range(100):
@@ -71,14 +78,33 @@ def compare(counts, table, commands):
         assert got == count, f"{commands}: {key} is {count} in the page, {got} by the command"
 
 
+def photograph(session, path):
+    """The window as it is; in 256 colours, a third of the size, where Pillow is there to find them."""
+    path.write_bytes(base64.b64decode(call("GET", session + "/screenshot")))
+    try:
+        from PIL import Image
+    except ImportError:
+        pass
+    else:
+        Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size} bytes")
+
+
 def main():
-    binary, run = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binary", type=pathlib.Path)
+    parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument("--screenshot", type=pathlib.Path)
+    args = parser.parse_args()
+    binary, run = args.binary.resolve(), args.run.resolve()
     driver = subprocess.Popen(["chromedriver", f"--port={PORT}"], stdout=subprocess.DEVNULL)
     session = None
     try:
-        session = open_session()
+        session = open_session(2330 if args.screenshot else 900)
         page = (run / "report.html").as_uri()
         call("POST", session + "/url", {"url": page})
+        if args.screenshot:
+            return photograph(session, args.screenshot)
 
         def script(code, *args):
             return call("POST", session + "/execute/sync", {"script": code, "args": list(args)})

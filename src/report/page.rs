@@ -60,6 +60,12 @@ pub(crate) fn page(
         .collect();
     let title = title(facts);
     let steps = steps(facts);
+    // What there is comes before what there could be.
+    let scored = !facts.scores.is_empty();
+    let scores = format!(
+        "<section id=\"scores\">\n<h2>Scores</h2>\n{}\n</section>",
+        sections::scores(facts, shown, thumbnails)
+    );
     let stored: Vec<_> = steps.iter().map(|s| json!([s.key, s.count])).collect();
     let mut sliders = sliders;
     sliders["stored"] = json!(stored);
@@ -75,7 +81,8 @@ pub(crate) fn page(
             ("notes", &notes),
             ("funnel", &funnel(&steps)),
             ("off", &escape(&off)),
-            ("scores", &sections::scores(facts, shown, thumbnails)),
+            ("scores-first", if scored { &scores } else { "" }),
+            ("scores-last", if scored { "" } else { &scores }),
             (
                 "duplicates",
                 &sections::duplicates(facts, shown, thumbnails),

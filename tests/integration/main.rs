@@ -22,6 +22,7 @@ mod memory;
 mod models;
 mod read;
 mod report;
+mod report_browser;
 mod report_large;
 mod resize;
 mod scaled;

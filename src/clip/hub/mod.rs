@@ -313,12 +313,18 @@ pub fn fetch(name: &str, url: &str, file: &str, sha256: &str, watch: &Watch) -> 
         );
         return Err(Error::model(name, reason));
     }
+    fetch_into(&path, name, url, sha256, watch)
+}
+
+/// The file of a URL to a path, once it has the right checksum.
+fn fetch_into(path: &Path, name: &str, url: &str, sha256: &str, watch: &Watch) -> Result<PathBuf> {
     let folder = path.parent().unwrap_or(Path::new("."));
+    let file = file_name(path);
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     let part = folder.join(format!("{file}.part"));
     let lock = place::lock(&folder.join(format!("{file}.lock")), || Ok(()))?;
     let client = Client::new(None, None);
-    let complete = client.complete(url, &part, file, None, watch);
+    let complete = client.complete(url, &part, &file, None, watch);
     complete.map_err(|failure| {
         let reason = match failure {
             Failure::Own(error) => return error,
@@ -339,13 +345,90 @@ pub fn fetch(name: &str, url: &str, file: &str, sha256: &str, watch: &Watch) -> 
         );
         return Err(Error::model(name, reason));
     }
-    place::name(&part, &path)?;
+    place::name(&part, path)?;
     drop(lock);
-    Ok(path)
+    Ok(path.into())
 }
 
 /// Whether `HF_HUB_OFFLINE` forbids the network, by the values that Python's hub client takes for true.
 fn offline() -> bool {
     std::env::var("HF_HUB_OFFLINE")
         .is_ok_and(|v| matches!(v.to_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::digest::sha256_hex;
+
+    /// Answers as many requests as there are answers, each with the bytes from where it was asked to a point.
+    fn serve(content: &'static [u8], ends: Vec<usize>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/head.pth", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for end in ends {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut first = 0;
+                for line in BufReader::new(&stream).lines() {
+                    let line = line.unwrap().to_lowercase();
+                    if let Some(range) = line.strip_prefix("range: bytes=") {
+                        first = range.trim_end_matches('-').parse().unwrap();
+                    }
+                    if line.is_empty() {
+                        break;
+                    }
+                }
+                let (total, last) = (content.len(), content.len() - 1);
+                let head = format!(
+                    "HTTP/1.1 206 -\r\nContent-Length: {}\r\nContent-Range: bytes {first}-{last}/{total}\r\n\r\n",
+                    total - first
+                );
+                let _ = stream.write_all(head.as_bytes());
+                let _ = stream.write_all(&content[first..end.max(first)]);
+            }
+        });
+        url
+    }
+
+    #[test]
+    fn a_file_of_a_plain_url_is_gone_on_with_and_kept_only_with_its_checksum() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("clipsift/head.pth");
+        let content = b"what a head is made of";
+        let url = serve(content, vec![5, 12, content.len()]);
+        let fetched = fetch_into(&path, "head", &url, &sha256_hex(content), UNWATCHED);
+        assert_eq!(fetched.unwrap(), path);
+        assert_eq!(std::fs::read(&path).unwrap(), content);
+
+        std::fs::remove_file(&path).unwrap();
+        let url = serve(content, vec![content.len()]);
+        let wrong = fetch_into(&path, "head", &url, &sha256_hex("other"), UNWATCHED);
+        let message = wrong.unwrap_err().to_string();
+        assert!(message.contains("nothing was kept"), "{message}");
+        let left = std::fs::read_dir(path.parent().unwrap()).unwrap();
+        let left: Vec<_> = left.map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["head.pth.lock"]);
+    }
+
+    #[test]
+    fn whoever_watches_can_end_a_download_and_what_has_come_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("head.pth");
+        let content = b"what a head is made of";
+        let url = serve(content, vec![content.len()]);
+        let stop = |transfer: &Transfer| match transfer.done {
+            0 => Ok(()),
+            _ => Err(Error::Interrupted),
+        };
+        let ended = fetch_into(&path, "head", &url, "0", &stop);
+        assert!(matches!(ended, Err(Error::Interrupted)), "{ended:?}");
+        assert!(!path.exists());
+        assert_eq!(
+            std::fs::read(dir.path().join("head.pth.part")).unwrap(),
+            content
+        );
+    }
 }

@@ -12,10 +12,19 @@
   const thisRun = read("this-run"), data = read("data");
 
   document.querySelector(".brand").append(" of ", make("bdi", { textContent: thisRun.run }));
-  const order = ["embed", "score", "dedup", "decide", "write"];
+  // Two of them are parts of another.
+  const order = ["import", "embed", "score", "dedup", "kmeans", "pairs", "audit", "decide", "write"];
+  const parts = { kmeans: "of it, clusters", pairs: "of it, pairs" };
   const stages = Object.entries(thisRun.seconds).sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
-  for (const [stage, seconds] of stages)
-    at("stages").append(make("tr", {}, make("td", { textContent: stage }), make("td", { className: "n", textContent: seconds.toFixed(2) })));
+  const longest = Math.max(...stages.map(([, seconds]) => seconds), 1e-9);
+  for (const [stage, seconds] of stages) {
+    const bar = make("i", { className: parts[stage] ? "part" : "" });
+    bar.style.width = `${(seconds / longest * 100).toFixed(2)}%`;
+    at("stages").append(make("tr", {},
+      make("td", { textContent: parts[stage] ?? stage, className: parts[stage] ? "part" : "" }),
+      make("td", { className: "n", textContent: seconds.toFixed(2) }),
+      make("td", { className: "share" }, make("span", { className: "bar" }, bar))));
+  }
   if (!stages.length) at("seconds").hidden = true;
 
   if (data.off) return;
