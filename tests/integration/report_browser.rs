@@ -21,8 +21,12 @@ struct Browser {
 }
 
 impl Browser {
-    /// None, and a word on it, where there is none.
+    /// None, and a word on it, where there is none. On a busy machine a browser may not come up in time: it is tried again.
     fn open() -> Option<Browser> {
+        (0..3).find_map(|_| Browser::try_open())
+    }
+
+    fn try_open() -> Option<Browser> {
         let started = Command::new("chromedriver")
             .arg("--port=0")
             .stdin(Stdio::null())

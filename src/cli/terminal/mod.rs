@@ -207,7 +207,7 @@ impl Terminal {
             state.end_bar();
             let seconds = state.under_way.take().map_or(0.0, |now| now.pace.seconds());
             if !self.quiet && !self.is_json() {
-                eprintln!("{name}: {} in {seconds:.1} s", megabytes(done));
+                eprintln!("{name}: {} in {seconds:.1} s", bytes(done));
             }
         }
         match stop::asked() {
@@ -301,8 +301,8 @@ fn line(now: &UnderWay, done: u64) -> String {
         Unit::Bytes => format!(
             "{}: {}, {} a second{left}",
             now.name,
-            of(" of ", megabytes),
-            megabytes(rate as u64)
+            of(" of ", bytes),
+            bytes(rate as u64)
         ),
     }
 }
@@ -363,8 +363,12 @@ fn bar(name: &str, unit: Unit, total: Option<u64>, colours: bool) -> ProgressBar
     shown
 }
 
-fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
+/// Bytes as a person says them, in thousands and millions.
+fn bytes(bytes: u64) -> String {
+    match bytes {
+        0..100_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        _ => format!("{:.1} MB", bytes as f64 / 1e6),
+    }
 }
 
 pub(crate) fn unit(stage: Stage) -> &'static str {
