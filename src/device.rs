@@ -9,6 +9,7 @@ use std::str::FromStr;
 use candle_core::DType;
 
 use crate::error::{Error, Result};
+use crate::ops::Precision;
 use crate::ops::cuda::{self, CudaBackend};
 
 /// A device as asked for: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -81,7 +82,7 @@ impl FromStr for DTypeSpec {
 #[derive(Clone, Debug)]
 pub struct Device {
     candle: candle_core::Device,
-    dtype: DType,
+    precision: Precision,
     note: Option<String>,
 }
 
@@ -98,7 +99,7 @@ impl Device {
     pub fn cpu() -> Device {
         Device {
             candle: candle_core::Device::Cpu,
-            dtype: DType::F32,
+            precision: Precision::F32,
             note: None,
         }
     }
@@ -125,8 +126,13 @@ impl Device {
     }
 
     /// The precision of the tower.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The type of what passes between the tower's ops.
     pub fn dtype(&self) -> DType {
-        self.dtype
+        self.precision.dtype()
     }
 
     /// Why `auto` took the CPU in a build that has CUDA support: a line for the user.
@@ -145,27 +151,25 @@ impl Device {
 }
 
 fn on_cpu(dtype: DTypeSpec, note: Option<String>) -> Result<Device> {
-    let dtype = match dtype {
-        DTypeSpec::Auto | DTypeSpec::F32 => DType::F32,
-        DTypeSpec::F16 => DType::F16,
-        DTypeSpec::Bf16 | DTypeSpec::Int8 => {
-            return Err(Error::usage(
-                "this build computes in f32 or f16 on a CPU; use --dtype f32",
-            ));
-        }
+    let precision = match dtype {
+        DTypeSpec::Auto | DTypeSpec::F32 => Precision::F32,
+        DTypeSpec::F16 => Precision::F16,
+        DTypeSpec::Bf16 => Precision::Bf16,
+        DTypeSpec::Int8 => Precision::Int8,
     };
+    precision.check_on_cpu()?;
     Ok(Device {
         candle: candle_core::Device::Cpu,
-        dtype,
+        precision,
         note,
     })
 }
 
 fn on_cuda(card: &CudaBackend, dtype: DTypeSpec) -> Result<Device> {
-    let dtype = match dtype {
-        DTypeSpec::Auto | DTypeSpec::F16 => DType::F16,
-        DTypeSpec::Bf16 => DType::BF16,
-        DTypeSpec::F32 => DType::F32,
+    let precision = match dtype {
+        DTypeSpec::Auto | DTypeSpec::F16 => Precision::F16,
+        DTypeSpec::Bf16 => Precision::Bf16,
+        DTypeSpec::F32 => Precision::F32,
         DTypeSpec::Int8 => {
             return Err(Error::usage(
                 "int8 is for CPUs; on CUDA use --dtype f16, bf16 or f32",
@@ -174,7 +178,7 @@ fn on_cuda(card: &CudaBackend, dtype: DTypeSpec) -> Result<Device> {
     };
     Ok(Device {
         candle: card.device(),
-        dtype,
+        precision,
         note: None,
     })
 }

@@ -10,6 +10,7 @@ use crate::clip::random::uniform;
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::cuda::CudaBackend;
+use crate::ops::{self, Matrix};
 
 /// Where figures come from.
 #[derive(Clone, Debug, Serialize)]
@@ -51,7 +52,7 @@ impl Machine {
             }),
             clipsift: env!("CARGO_PKG_VERSION"),
             device: device.kind(),
-            dtype: device.dtype().as_str(),
+            dtype: device.precision().name(),
             gemm_flops: gemm(device)?,
             copy_bytes_per_second: copy(device)?,
         })
@@ -87,17 +88,18 @@ fn gemm(device: &Device) -> Result<f64> {
     } else {
         (1536, 1)
     };
-    let matrix = |stream| -> Result<Tensor> {
+    let matrix = |stream| {
         let values = uniform(11, stream, edge * edge);
-        let tensor = Tensor::from_vec(values, (edge, edge), &candle_core::Device::Cpu)?;
-        Ok(tensor
-            .to_dtype(device.dtype())?
-            .to_device(device.candle())?)
+        Tensor::from_vec(values, (edge, edge), &candle_core::Device::Cpu)
     };
-    let (a, b) = (matrix(0)?, matrix(1)?.t()?);
+    let a = matrix(0)?
+        .to_dtype(device.dtype())?
+        .to_device(device.candle())?;
+    let b = Matrix::new(&matrix(1)?, device.candle(), device.precision())?;
+    let mut out = None;
     let seconds = best_seconds(5, || {
         for _ in 0..rounds {
-            a.matmul(&b)?;
+            out = Some(ops::product(&a, &b, out.take())?);
         }
         Ok(device.candle().synchronize()?)
     })?;

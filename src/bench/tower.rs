@@ -20,7 +20,7 @@ pub const MODELS: [(&str, [usize; 6]); 4] = [
 
 /// A tower of its own or one that a [`Clip`] holds.
 enum Tower {
-    Random(VisionTower),
+    Random(Box<VisionTower>),
     Clip(Box<Clip>),
 }
 
@@ -47,10 +47,10 @@ impl Tower {
             ..VisionConfig::default()
         };
         let weights = random_weights(&config, 1)?;
-        let (device, dtype) = (bench.device.candle(), bench.device.dtype());
-        Ok(Tower::Random(VisionTower::load(
-            &config, &weights, device, dtype,
-        )?))
+        let (device, precision) = (bench.device.candle(), bench.device.precision());
+        Ok(Tower::Random(Box::new(VisionTower::load(
+            &config, &weights, device, precision,
+        )?)))
     }
 
     fn get(&self) -> &VisionTower {

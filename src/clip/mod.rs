@@ -231,11 +231,11 @@ impl Clip {
             Some(json) => Preprocess::parse(name, json, config.image_size)?,
             None => Preprocess::openai(config.image_size),
         };
-        let tower = VisionTower::load(&config, weights, device.candle(), device.dtype())?;
+        let tower = VisionTower::load(&config, weights, device.candle(), device.precision())?;
         let fingerprint = format!(
             "sha256:{} {preprocess:?} {:?}",
             weights.fingerprint(),
-            device.dtype()
+            device.precision()
         );
         let default_eps =
             manifest::model(name).map_or(manifest::FALLBACK_EPS, |entry| entry.default_eps);

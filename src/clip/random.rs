@@ -120,7 +120,7 @@ impl Draw {
 mod tests {
     use super::*;
     use crate::clip::tower::VisionTower;
-    use candle_core::DType;
+    use crate::ops::Precision;
 
     #[test]
     fn a_random_tower_has_every_tensor_and_the_same_ones_for_the_same_seed() {
@@ -136,7 +136,7 @@ mod tests {
         };
         let embed = |seed: u64| {
             let weights = random_weights(&config, seed).unwrap();
-            let tower = VisionTower::load(&config, &weights, &Device::Cpu, DType::F32).unwrap();
+            let tower = VisionTower::load(&config, &weights, &Device::Cpu, Precision::F32).unwrap();
             let pixels = Tensor::full(100u8, (1, 32, 32, 3), &Device::Cpu).unwrap();
             let norm = crate::ops::PixelNorm {
                 mean: [0.5; 3],

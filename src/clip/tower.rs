@@ -6,19 +6,22 @@
 //! two, the class token's copy and the projection. (cuBLASLt may split a product in two.) Nothing in a forward waits for the
 //! device.
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{DType, Device, Tensor};
 
 use super::config::VisionConfig;
 use super::weights::Weights;
 use crate::error::Result;
-use crate::ops::{self, LayerNorm, Linear, PixelNorm};
+use crate::ops::{self, LayerNorm, Linear, Matrix, PixelNorm, Precision};
 
 /// A CLIP vision tower with its projection, as of Radford et al. 2021 in the layout of transformers' `CLIPVisionModelWithProjection`.
 pub struct VisionTower {
     config: VisionConfig,
-    dtype: DType,
+    /// Of the residual stream.
+    stream: DType,
     /// `[w, 3p²]`: the stride-p convolution as a matrix.
-    patch_embedding: Tensor,
+    patch_embedding: Matrix,
     /// `[1, 1, w]`: class embedding plus its position.
     class_token: Tensor,
     /// `[1, g², w]`
@@ -28,7 +31,22 @@ pub struct VisionTower {
     layers: Vec<Layer>,
     post_norm: LayerNorm,
     /// `[d, w]`
-    projection: Tensor,
+    projection: Matrix,
+    /// On a CPU, the memory of forwards that are done, for those to come.
+    memory: Mutex<Vec<Buffers>>,
+}
+
+/// What a forward on a CPU writes over and over: a tensor for each result of a layer, none at first.
+#[derive(Default)]
+struct Buffers {
+    patches: Option<Tensor>,
+    embedded: Option<Tensor>,
+    tokens: Option<Tensor>,
+    stream: Option<Tensor>,
+    normed: Option<Tensor>,
+    qkv: Option<Tensor>,
+    attended: Option<Tensor>,
+    up: Option<Tensor>,
 }
 
 struct Layer {
@@ -45,7 +63,7 @@ struct Layer {
 struct Loader<'a> {
     weights: &'a Weights,
     device: &'a Device,
-    dtype: DType,
+    precision: Precision,
     eps: f64,
 }
 
@@ -55,20 +73,32 @@ impl Loader<'_> {
     }
 
     fn place(&self, tensor: Tensor) -> Result<Tensor> {
-        Ok(tensor.to_dtype(self.dtype)?.to_device(self.device)?)
+        self.place_as(tensor, self.precision.dtype())
     }
 
-    fn norm(&self, key: &str, width: usize) -> Result<LayerNorm> {
+    fn place_as(&self, tensor: Tensor, dtype: DType) -> Result<Tensor> {
+        Ok(tensor.to_dtype(dtype)?.to_device(self.device)?)
+    }
+
+    fn matrix(&self, tensor: &Tensor) -> Result<Matrix> {
+        Matrix::new(tensor, self.device, self.precision)
+    }
+
+    /// A norm whose results are of `dtype`.
+    fn norm(&self, key: &str, width: usize, dtype: DType) -> Result<LayerNorm> {
+        let get = |name: &str| {
+            self.place_as(self.weights.get(&format!("{key}.{name}"), &[width])?, dtype)
+        };
         Ok(LayerNorm {
-            weight: self.tensor(&format!("{key}.weight"), &[width])?,
-            bias: self.tensor(&format!("{key}.bias"), &[width])?,
+            weight: get("weight")?,
+            bias: get("bias")?,
             eps: self.eps,
         })
     }
 
     fn linear(&self, key: &str, width: usize, out: usize) -> Result<Linear> {
         Ok(Linear {
-            weight: self.tensor(&format!("{key}.weight"), &[out, width])?,
+            weight: self.matrix(&self.weights.get(&format!("{key}.weight"), &[out, width])?)?,
             bias: self.tensor(&format!("{key}.bias"), &[out])?,
         })
     }
@@ -80,32 +110,37 @@ impl Loader<'_> {
                 .iter()
                 .map(|n| self.weights.get(&format!("{n}.{suffix}"), shape))
                 .collect();
-            self.place(Tensor::cat(&parts?, 0)?)
+            Ok(Tensor::cat(&parts?, 0)?)
         };
         Ok(Linear {
-            weight: all("weight", &[width, width])?,
-            bias: all("bias", &[width])?,
+            weight: self.matrix(&all("weight", &[width, width])?)?,
+            bias: self.place(all("bias", &[width])?)?,
         })
     }
 }
+
+/// Called with a layer's number and the residual stream.
+type SeeLayer<'a> = dyn FnMut(usize, &Tensor) -> Result<()> + 'a;
 
 impl VisionTower {
     /// Loads a tower; tensors that it has no use for (a text tower) are left alone.
     ///
     /// # Errors
-    /// [`crate::Error::Model`] where a tensor is missing or of another shape than the config's.
+    /// [`crate::Error::Model`] where a tensor is missing or of another shape than the config's; [`crate::Error::Usage`] where the
+    /// device lacks the precision.
     pub fn load(
         config: &VisionConfig,
         weights: &Weights,
         device: &Device,
-        dtype: DType,
+        precision: Precision,
     ) -> Result<VisionTower> {
         let load = Loader {
             weights,
             device,
-            dtype,
+            precision,
             eps: config.layer_norm_eps,
         };
+        let stream = precision.stream(device);
         let (w, p, g2) = (config.hidden_size, config.patch_size, config.tokens() - 1);
         let root = "vision_model";
         let embeddings = format!("{root}.embeddings");
@@ -122,10 +157,10 @@ impl VisionTower {
             .map(|i| {
                 let key = format!("{root}.encoder.layers.{i}");
                 Ok(Layer {
-                    norm1: load.norm(&format!("{key}.layer_norm1"), w)?,
+                    norm1: load.norm(&format!("{key}.layer_norm1"), w, precision.dtype())?,
                     qkv: load.fused_qkv(&format!("{key}.self_attn"), w)?,
                     out: load.linear(&format!("{key}.self_attn.out_proj"), w, w)?,
-                    norm2: load.norm(&format!("{key}.layer_norm2"), w)?,
+                    norm2: load.norm(&format!("{key}.layer_norm2"), w, precision.dtype())?,
                     up: load.linear(&format!("{key}.mlp.fc1"), w, config.intermediate_size)?,
                     down: load.linear(&format!("{key}.mlp.fc2"), config.intermediate_size, w)?,
                 })
@@ -133,15 +168,17 @@ impl VisionTower {
             .collect::<Result<_>>()?;
         Ok(VisionTower {
             config: config.clone(),
-            dtype,
-            patch_embedding: load.place(patch_embedding.flatten_from(1)?)?,
-            class_token: load.place((class + positions.get(0)?)?.reshape((1, 1, w))?)?,
-            positions: load.place(positions.narrow(0, 1, g2)?.reshape((1, g2, w))?)?,
+            stream,
+            patch_embedding: load.matrix(&patch_embedding.flatten_from(1)?)?,
+            class_token: load.place_as((class + positions.get(0)?)?.reshape((1, 1, w))?, stream)?,
+            positions: load.place_as(positions.narrow(0, 1, g2)?.reshape((1, g2, w))?, stream)?,
             // The misspelling is in the published weights.
-            pre_norm: load.norm(&format!("{root}.pre_layrnorm"), w)?,
+            pre_norm: load.norm(&format!("{root}.pre_layrnorm"), w, stream)?,
             layers,
-            post_norm: load.norm(&format!("{root}.post_layernorm"), w)?,
-            projection: load.tensor("visual_projection.weight", &[config.projection_dim, w])?,
+            post_norm: load.norm(&format!("{root}.post_layernorm"), w, precision.dtype())?,
+            projection: load
+                .matrix(&weights.get("visual_projection.weight", &[config.projection_dim, w])?)?,
+            memory: Mutex::default(),
         })
     }
 
@@ -150,12 +187,12 @@ impl VisionTower {
         &self.config
     }
 
-    /// Pixels u8 `[n, s, s, 3]` -> embeddings `[n, d]` in the tower's dtype, not normalised.
+    /// Pixels u8 `[n, s, s, 3]` -> embeddings `[n, d]` in the type of the residual stream, not normalised.
     ///
     /// # Errors
     /// [`crate::Error::Shape`] where the pixels are of another size; tensor errors.
     pub fn forward(&self, pixels: &Tensor, norm: &PixelNorm) -> Result<Tensor> {
-        self.forward_with(pixels, norm, |_, _| Ok(()))
+        self.run(pixels, norm, None)
     }
 
     /// [`VisionTower::forward`], showing `each` the residual stream `[n, t, w]` before the first layer (index 0) and after
@@ -169,6 +206,15 @@ impl VisionTower {
         norm: &PixelNorm,
         mut each: impl FnMut(usize, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
+        self.run(pixels, norm, Some(&mut each))
+    }
+
+    fn run(
+        &self,
+        pixels: &Tensor,
+        norm: &PixelNorm,
+        mut each: Option<&mut SeeLayer>,
+    ) -> Result<Tensor> {
         let (n, s) = (pixels.dim(0)?, self.config.image_size);
         if pixels.dims() != [n, s, s, 3] {
             return Err(crate::Error::shape(
@@ -177,35 +223,86 @@ impl VisionTower {
                 format!("{:?}", pixels.dims()),
             ));
         }
+        let mut see = |layer: usize, stream: &Tensor| match &mut each {
+            // The next layer writes over the stream, and what is shown may be kept.
+            Some(each) => each(layer, &stream.copy()?),
+            None => Ok(()),
+        };
         let heads = self.config.num_attention_heads;
-        let mut stream = ops::layer_norm(&self.embed_tokens(pixels, norm)?, &self.pre_norm)?;
-        each(0, &stream)?;
-        let mut normed = ops::layer_norm(&stream, &self.layers[0].norm1)?;
+        let Buffers {
+            patches,
+            embedded,
+            tokens,
+            stream,
+            normed,
+            mut qkv,
+            mut attended,
+            mut up,
+        } = self.take_buffers();
+        let [patches, embedded, tokens] =
+            self.embed_tokens(pixels, norm, patches, embedded, tokens)?;
+        let mut stream = ops::layer_norm(&tokens, &self.pre_norm, stream)?;
+        see(0, &stream)?;
+        let mut normed = ops::layer_norm(&stream, &self.layers[0].norm1, normed)?;
         for (i, layer) in self.layers.iter().enumerate() {
-            let qkv = ops::matmul_t(&normed, &layer.qkv.weight)?;
-            let attended = ops::attention(&qkv, &layer.qkv.bias, heads)?;
-            (stream, normed) = ops::linear_add_norm(&attended, &layer.out, &stream, &layer.norm2)?;
+            let of_qkv = ops::product(&normed, &layer.qkv.weight, qkv)?;
+            let joined = ops::attention(&of_qkv, &layer.qkv.bias, heads, attended)?;
+            (stream, normed) =
+                ops::linear_add_norm(&joined, &layer.out, stream, &layer.norm2, Some(normed))?;
 
-            let up = ops::linear_activation(&normed, &layer.up, self.config.hidden_act)?;
+            let wide = ops::linear_activation(&normed, &layer.up, self.config.hidden_act, up)?;
             // The norm that follows: the next layer's first, after the last layer the tower's own.
             let next = self
                 .layers
                 .get(i + 1)
                 .map_or(&self.post_norm, |next| &next.norm1);
-            (stream, normed) = ops::linear_add_norm(&up, &layer.down, &stream, next)?;
-            each(i + 1, &stream)?;
+            (stream, normed) =
+                ops::linear_add_norm(&wide, &layer.down, stream, next, Some(normed))?;
+            see(i + 1, &stream)?;
+            (qkv, attended, up) = (Some(of_qkv), Some(joined), Some(wide));
         }
-        let class = normed.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;
-        ops::matmul_t(&class, &self.projection)
+        let class = normed.narrow(1, 0, 1)?.squeeze(1)?;
+        let class = class.to_dtype(self.stream)?.contiguous()?;
+        let embeddings = ops::product(&class, &self.projection, None)?;
+        self.give_back(Buffers {
+            patches: Some(patches),
+            embedded: Some(embedded),
+            tokens: Some(tokens),
+            stream: Some(stream),
+            normed: Some(normed),
+            qkv,
+            attended,
+            up,
+        });
+        Ok(embeddings)
+    }
+
+    fn take_buffers(&self) -> Buffers {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.pop().unwrap_or_default()
+    }
+
+    /// Keeps the memory of a forward, on a CPU; CUDA's allocator keeps its own.
+    fn give_back(&self, buffers: Buffers) {
+        if buffers.stream.as_ref().is_some_and(|t| t.device().is_cpu()) {
+            let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            memory.push(buffers);
+        }
     }
 
     /// Patch embeddings with their positions behind the class token: `[n, t, w]`.
-    fn embed_tokens(&self, pixels: &Tensor, norm: &PixelNorm) -> Result<Tensor> {
-        let n = pixels.dim(0)?;
-        let patches = ops::patchify(pixels, self.config.patch_size, norm, self.dtype)?;
-        let patches =
-            ops::matmul_t(&patches, &self.patch_embedding)?.broadcast_add(&self.positions)?;
-        let class = self.class_token.expand((n, 1, self.config.hidden_size))?;
-        Ok(Tensor::cat(&[&class.contiguous()?, &patches], 1)?)
+    fn embed_tokens(
+        &self,
+        pixels: &Tensor,
+        norm: &PixelNorm,
+        patches: Option<Tensor>,
+        embedded: Option<Tensor>,
+        tokens: Option<Tensor>,
+    ) -> Result<[Tensor; 3]> {
+        let p = self.config.patch_size;
+        let patches = ops::patchify(pixels, p, norm, self.stream, patches)?;
+        let embedded = ops::product(&patches, &self.patch_embedding, embedded)?;
+        let tokens = ops::tokens(&embedded, &self.class_token, &self.positions, tokens)?;
+        Ok([patches, embedded, tokens])
     }
 }

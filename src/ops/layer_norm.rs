@@ -4,7 +4,8 @@ use candle_core::{D, Tensor};
 use rayon::prelude::*;
 
 use super::cuda::tensors;
-use super::element::{Element, by_dtype, tensor, with_slice};
+use super::element::{Element, by_dtype, by_dtypes, parameters, tensor, with_slice, written};
+use super::simd::widest::widest;
 use crate::error::{Error, Result};
 
 /// Scale, shift and epsilon of a LayerNorm: `(x - mean) / sqrt(variance + eps) · weight + bias`, biased variance.
@@ -18,33 +19,31 @@ pub struct LayerNorm {
     pub eps: f64,
 }
 
-/// LayerNorm of each row of x `[.., w]`.
+/// LayerNorm of each row of x `[.., w]`, in the type of the norm's parameters, on a CPU in the memory of `spare` where that fits. x is
+/// of that type or f32.
 ///
 /// # Errors
 /// [`Error::Shape`] where the last dimension of x is not that of the norm.
-pub fn layer_norm(x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
-    check("layer_norm", x, &[&norm.weight, &norm.bias])?;
+pub fn layer_norm(x: &Tensor, norm: &LayerNorm, spare: Option<Tensor>) -> Result<Tensor> {
+    let op = "layer_norm";
+    check(op, x, &[&norm.weight, &norm.bias])?;
     if x.device().is_cuda() {
         return tensors::layer_norm(x, norm);
     }
-    by_dtype!("layer_norm", x.dtype(), T => {
-        let width = norm.weight.elem_count();
-        let out = with_slice::<T, _>("layer_norm", x, |x| {
-            with_norm::<T, _>(norm, |scale| {
-                let mut out = vec![T::store(0.0); x.len()];
-                out.par_chunks_mut(width).zip(x.par_chunks(width)).for_each_init(
-                    || vec![0f32; width],
-                    |row, (out, x)| {
-                        row.iter_mut().zip(x).for_each(|(row, x)| *row = x.load());
-                        scale.normalize(row, out);
-                    },
-                );
-                out
-            })
-        })??;
-        tensor(out, x.dims())
+    let scale = Scale::new(op, norm, x.dim(D::Minus1)?)?;
+    by_dtypes!(op, x.dtype(), norm.weight.dtype(), S, T => {
+        with_slice::<S, _>(op, x, |from| written::<T>(spare, x.dims(), |to| {
+            let block = ROWS * scale.width();
+            to.par_chunks_mut(block)
+                .zip(from.par_chunks(block))
+                .for_each(|(to, from)| widest(#[inline(always)] || scale.rows(from, to)));
+            Ok(())
+        }))?
     })
 }
+
+/// Rows that a thread normalises at once.
+const ROWS: usize = 16;
 
 /// `sum = residual + x + bias`, `normed = LayerNorm(sum)`, in one pass: residual and x `[.., w]`, bias `[w]`.
 ///
@@ -70,18 +69,17 @@ pub fn add_layer_norm(
     if x.device().is_cuda() {
         return tensors::add_layer_norm(residual, x, bias, norm);
     }
-    by_dtype!("add_layer_norm", x.dtype(), T => {
-        let op = "add_layer_norm";
+    let op = "add_layer_norm";
+    let (bias, scale) = (parameters(bias)?, Scale::new(op, norm, x.dim(D::Minus1)?)?);
+    by_dtype!(op, x.dtype(), T => {
         let (sum, normed) = with_slice::<T, _>(op, residual, |residual| {
-            with_slice::<T, _>(op, x, |x| {
-                with_slice::<T, _>(op, bias, |bias| with_norm::<T, _>(norm, |scale| add_rows(residual, x, bias, scale)))
-            })
-        })????;
+            with_slice::<T, _>(op, x, |x| add_rows(residual, x, &bias, &scale))
+        })??;
         Ok((tensor(sum, x.dims())?, tensor(normed, x.dims())?))
     })
 }
 
-fn add_rows<T: Element>(residual: &[T], x: &[T], bias: &[T], scale: &Scale<T>) -> (Vec<T>, Vec<T>) {
+fn add_rows<T: Element>(residual: &[T], x: &[T], bias: &[f32], scale: &Scale) -> (Vec<T>, Vec<T>) {
     let width = bias.len();
     let mut sum = vec![T::store(0.0); x.len()];
     let mut normed = vec![T::store(0.0); x.len()];
@@ -92,60 +90,79 @@ fn add_rows<T: Element>(residual: &[T], x: &[T], bias: &[T], scale: &Scale<T>) -
             || vec![0f32; width],
             |row, ((sum, normed), (residual, x))| {
                 for i in 0..width {
-                    row[i] = residual[i].load() + (x[i].load() + bias[i].load());
+                    row[i] = residual[i].load() + (x[i].load() + bias[i]);
                     sum[i] = T::store(row[i]);
                 }
-                scale.normalize(row, normed);
+                scale.rows(row, normed);
             },
         );
     (sum, normed)
 }
 
-/// The norm's parameters as slices.
-struct Scale<'a, T> {
-    weight: &'a [T],
-    bias: &'a [T],
+/// A norm's parameters in f32.
+pub(super) struct Scale {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
     eps: f32,
 }
 
-impl<T: Element> Scale<'_, T> {
-    /// Two passes over the row, mean first, so that a large mean costs no digits of the variance.
-    fn normalize(&self, row: &[f32], out: &mut [T]) {
-        let width = row.len() as f32;
-        let mean = lanes_sum(row, |x| x) / width;
-        let variance = lanes_sum(row, |x| (x - mean) * (x - mean)) / width;
-        let scale = 1.0 / (variance + self.eps).sqrt();
-        for (((out, x), weight), bias) in out.iter_mut().zip(row).zip(self.weight).zip(self.bias) {
-            *out = T::store((x - mean) * scale * weight.load() + bias.load());
+impl Scale {
+    pub(super) fn new(op: &'static str, norm: &LayerNorm, width: usize) -> Result<Scale> {
+        for parameter in [&norm.weight, &norm.bias] {
+            if parameter.dims() != [width] {
+                let got = format!("{:?}", parameter.dims());
+                return Err(Error::shape(op, format!("parameters of [{width}]"), got));
+            }
+        }
+        Ok(Scale {
+            weight: parameters(&norm.weight)?,
+            bias: parameters(&norm.bias)?,
+            eps: norm.eps as f32,
+        })
+    }
+
+    fn width(&self) -> usize {
+        self.weight.len()
+    }
+
+    /// LayerNorm of every row: two passes over it, mean first, so that a large mean costs no digits of the variance.
+    #[inline(always)]
+    pub(super) fn rows<S: Element, T: Element>(&self, from: &[S], to: &mut [T]) {
+        let width = self.width();
+        for (row, out) in from.chunks_exact(width).zip(to.chunks_exact_mut(width)) {
+            let mean = lanes_sum(
+                row,
+                #[inline(always)]
+                |x| x,
+            ) / width as f32;
+            let variance = lanes_sum(
+                row,
+                #[inline(always)]
+                |x| (x - mean) * (x - mean),
+            ) / width as f32;
+            let scale = 1.0 / (variance + self.eps).sqrt();
+            let parameters = self.weight.iter().zip(&self.bias);
+            for ((out, x), (weight, bias)) in out.iter_mut().zip(row).zip(parameters) {
+                *out = T::store((x.load() - mean) * scale * weight + bias);
+            }
         }
     }
 }
 
-/// Σ f(x) in 16 lanes, so that it vectorises and long rows lose less than a single running sum would.
-fn lanes_sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0f32; 16];
-    let chunks = row.chunks_exact(16);
-    for (lane, x) in lanes.iter_mut().zip(chunks.remainder()) {
-        *lane += f(*x);
+/// Σ f(x) in 32 lanes, so that it vectorises and long rows lose less than a single running sum would.
+#[inline(always)]
+fn lanes_sum<S: Element>(row: &[S], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0f32; 32];
+    let (chunks, rest) = row.as_chunks::<32>();
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += f(x.load());
     }
     for chunk in chunks {
         for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane += f(*x);
+            *lane += f(x.load());
         }
     }
     lanes.iter().sum()
-}
-
-fn with_norm<T: Element, R>(norm: &LayerNorm, f: impl FnOnce(&Scale<T>) -> R) -> Result<R> {
-    with_slice::<T, _>("layer_norm", &norm.weight, |weight| {
-        with_slice::<T, _>("layer_norm", &norm.bias, |bias| {
-            f(&Scale {
-                weight,
-                bias,
-                eps: norm.eps as f32,
-            })
-        })
-    })?
 }
 
 fn check(op: &'static str, x: &Tensor, parameters: &[&Tensor]) -> Result<()> {
@@ -209,7 +226,7 @@ mod tests {
                 "normed at {rows} x {width}"
             );
             assert!(
-                max_difference(&layer_norm(&expected_sum, &norm).unwrap(), &expected) < 1e-5,
+                max_difference(&layer_norm(&expected_sum, &norm, None).unwrap(), &expected) < 1e-5,
                 "alone at {rows} x {width}"
             );
         }
@@ -221,6 +238,6 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(message.contains("[2, 4] and [3, 4]"), "{message}");
-        assert!(layer_norm(&random(&[2, 5]), &norm(4)).is_err());
+        assert!(layer_norm(&random(&[2, 5]), &norm(4), None).is_err());
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::cuda::tensors;
-use super::element::{Element, by_dtype, tensor, with_slice};
+use super::element::{Element, by_dtype, with_slice, written};
 use crate::error::{Error, Result};
 
 /// What a tower subtracts and divides by, a channel (red, green, blue), on pixels scaled to 0..1.
@@ -20,11 +20,18 @@ pub struct PixelNorm {
 /// convolution of stride p leaves it out).
 ///
 /// Patches go row by row; inside a patch the order is channel, row, column: that of a PyTorch convolution's weight
-/// `[w, 3, p, p]` flattened to `[w, 3p²]`. A value is `(pixel / 255 - mean) / std`, from a table of 256 entries a channel.
+/// `[w, 3, p, p]` flattened to `[w, 3p²]`. A value is `(pixel / 255 - mean) / std`, from a table of 256 entries a channel. On a CPU the
+/// result is in the memory of `spare` where that fits.
 ///
 /// # Errors
 /// [`Error::Shape`] where the pixels are not u8 `[n, s, s, 3]` with s >= p >= 1.
-pub fn patchify(pixels: &Tensor, p: usize, norm: &PixelNorm, dtype: DType) -> Result<Tensor> {
+pub fn patchify(
+    pixels: &Tensor,
+    p: usize,
+    norm: &PixelNorm,
+    dtype: DType,
+    spare: Option<Tensor>,
+) -> Result<Tensor> {
     let (n, s) = match *pixels.dims() {
         [n, s, width, 3] if s == width && p >= 1 && s >= p && pixels.dtype() == DType::U8 => (n, s),
         _ => {
@@ -42,23 +49,23 @@ pub fn patchify(pixels: &Tensor, p: usize, norm: &PixelNorm, dtype: DType) -> Re
     let g = s / p;
     by_dtype!("patchify", dtype, T => {
         let tables = [0, 1, 2].map(|c| table::<T>(norm.mean[c], norm.std[c]));
-        let patches = with_slice::<u8, _>("patchify", pixels, |pixels| {
-            let mut out = vec![T::store(0.0); n * g * g * 3 * p * p];
-            out.par_chunks_mut(g * g * 3 * p * p).zip(pixels.par_chunks(s * s * 3)).for_each(|(out, image)| {
-                for (patch, out) in out.chunks_exact_mut(3 * p * p).enumerate() {
-                    let (top, left) = (patch / g * p, patch % g * p);
-                    for y in 0..p {
-                        let line = &image[((top + y) * s + left) * 3..][..p * 3];
-                        for c in 0..3 {
-                            let out = &mut out[(c * p + y) * p..][..p];
-                            out.iter_mut().zip(line[c..].iter().step_by(3)).for_each(|(o, v)| *o = tables[c][*v as usize]);
+        with_slice::<u8, _>("patchify", pixels, |pixels| {
+            written::<T>(spare, &[n, g * g, 3 * p * p], |out| {
+                out.par_chunks_mut(g * g * 3 * p * p).zip(pixels.par_chunks(s * s * 3)).for_each(|(out, image)| {
+                    for (patch, out) in out.chunks_exact_mut(3 * p * p).enumerate() {
+                        let (top, left) = (patch / g * p, patch % g * p);
+                        for y in 0..p {
+                            let line = &image[((top + y) * s + left) * 3..][..p * 3];
+                            for c in 0..3 {
+                                let out = &mut out[(c * p + y) * p..][..p];
+                                out.iter_mut().zip(line[c..].iter().step_by(3)).for_each(|(o, v)| *o = tables[c][*v as usize]);
+                            }
                         }
                     }
-                }
-            });
-            out
-        })?;
-        tensor(patches, &[n, g * g, 3 * p * p])
+                });
+                Ok(())
+            })
+        })?
     })
 }
 
@@ -84,7 +91,7 @@ mod tests {
             let bytes: Vec<u8> = (0..n * s * s * 3).map(|i| (i * 37 % 251) as u8).collect();
             let pixels = Tensor::from_vec(bytes, (n, s, s, 3), &Device::Cpu).unwrap();
             let weight = Tensor::randn(0f32, 1.0, (5, 3, p, p), &Device::Cpu).unwrap();
-            let patches = patchify(&pixels, p, &norm, DType::F32).unwrap();
+            let patches = patchify(&pixels, p, &norm, DType::F32, None).unwrap();
             let got = super::super::matmul_t(&patches, &weight.flatten_from(1).unwrap()).unwrap();
 
             let image = (pixels
@@ -126,8 +133,8 @@ mod tests {
             std: [1.0; 3],
         };
         let floats = Tensor::zeros((1, 4, 4, 3), DType::F32, &Device::Cpu).unwrap();
-        assert!(patchify(&floats, 2, &norm, DType::F32).is_err());
+        assert!(patchify(&floats, 2, &norm, DType::F32, None).is_err());
         let small = Tensor::zeros((1, 4, 4, 3), DType::U8, &Device::Cpu).unwrap();
-        assert!(patchify(&small, 5, &norm, DType::F32).is_err());
+        assert!(patchify(&small, 5, &norm, DType::F32, None).is_err());
     }
 }

@@ -11,10 +11,9 @@ mod tower_ops;
 
 use std::fmt;
 
-use candle_core::DType;
-
 use crate::device::Device;
 use crate::error::Result;
+use crate::ops::Precision;
 use crate::ops::cuda::{Backend, CudaBackend};
 
 /// One op in one precision.
@@ -105,8 +104,12 @@ pub fn verify(device: &Device, mut each: impl FnMut(&Check)) -> Result<Vec<Check
         each(&check);
         checks.push(check);
     };
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
-        tower_ops::check_all(device, dtype, &mut take)?;
+    let precisions = match device.candle().is_cuda() {
+        true => vec![Precision::F32, Precision::F16, Precision::Bf16],
+        false => Precision::on_this_cpu(),
+    };
+    for precision in precisions {
+        tower_ops::check_all(device, precision, &mut take)?;
     }
     match device.candle().is_cuda() {
         true => row_ops::check_card(

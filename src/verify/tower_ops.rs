@@ -8,7 +8,7 @@ use crate::clip::random::{random_weights, uniform};
 use crate::clip::tower::VisionTower;
 use crate::device::Device;
 use crate::error::Result;
-use crate::ops::{self, Activation, LayerNorm, PixelNorm};
+use crate::ops::{self, Activation, LayerNorm, Linear, Matrix, PixelNorm, Precision};
 
 const EPS: f64 = 1e-5;
 
@@ -18,7 +18,7 @@ fn pixel_norm() -> PixelNorm {
 }
 
 /// The precision of results is told where the inputs do not show it.
-type Run = dyn Fn(&[Tensor], DType) -> Result<Vec<Tensor>>;
+type Run = dyn Fn(&[Tensor], Precision) -> Result<Vec<Tensor>>;
 type Plain = dyn Fn(&[Vec<f64>]) -> Vec<Vec<f64>>;
 
 /// One call of an op: the inputs in f32 on the CPU, the op over tensors, and the same in plain loops.
@@ -31,21 +31,28 @@ struct Case {
 
 /// What a value may be off by, relative to the largest of the result: results are rounded to the dtype once, and what goes between
 /// two matrix products inside attention once more.
-fn bound(dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 => 2e-5,
-        DType::F16 => 2e-3,
-        _ => 1.6e-2,
+fn bound(precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => 2e-5,
+        Precision::F16 => 2e-3,
+        Precision::Bf16 => 1.6e-2,
+        // Both factors of each product are off by up to half a step.
+        Precision::Int8 => 2.4e-2,
     }
 }
 
-pub(super) fn name(dtype: DType) -> &'static str {
-    dtype.as_str()
-}
-
-pub(super) fn check_all(device: &Device, dtype: DType, take: &mut dyn FnMut(Check)) -> Result<()> {
+pub(super) fn check_all(
+    device: &Device,
+    precision: Precision,
+    take: &mut dyn FnMut(Check),
+) -> Result<()> {
     type Cases = fn() -> Result<Vec<Case>>;
-    let ops: [(&'static str, Cases); 8] = [
+    let linear: [(&'static str, Cases); 3] = [
+        ("product", product),
+        ("linear + quick_gelu", linear_activation),
+        ("linear + add + norm", linear_add_norm),
+    ];
+    let others: [(&'static str, Cases); 8] = [
         ("patchify", patchify),
         ("matmul_t", matmul_t),
         ("layer_norm", layer_norm),
@@ -55,20 +62,23 @@ pub(super) fn check_all(device: &Device, dtype: DType, take: &mut dyn FnMut(Chec
         ("bias + gelu", || bias(Some(Activation::Gelu))),
         ("attention", attention),
     ];
-    for (op, cases) in ops {
-        let mut check = Check::new(op, name(dtype), bound(dtype));
+    // In int8 the linear layers alone differ from bf16.
+    let others = others.into_iter().filter(|_| precision != Precision::Int8);
+    for (op, cases) in linear.into_iter().chain(others) {
+        let mut check = Check::new(op, precision.name(), bound(precision));
         for case in cases()? {
-            let (from_plain, from_twin) = errors(&case, device.candle(), dtype)?;
+            let (from_plain, from_twin) = errors(&case, device.candle(), precision)?;
             check.add(&case.name, from_plain, from_twin);
         }
         take(check);
     }
-    take(tower(device, dtype)?);
+    take(tower(device, precision)?);
     Ok(())
 }
 
 /// The largest error of a case against the plain loops and against the CPU twin in f32.
-fn errors(case: &Case, device: &Candle, dtype: DType) -> Result<(f64, f64)> {
+fn errors(case: &Case, device: &Candle, precision: Precision) -> Result<(f64, f64)> {
+    let dtype = precision.dtype();
     let cast = |t: &Tensor, dtype: DType| match t.dtype() {
         DType::U8 => Ok(t.clone()),
         _ => t.to_dtype(dtype),
@@ -86,8 +96,8 @@ fn errors(case: &Case, device: &Candle, dtype: DType) -> Result<(f64, f64)> {
         .iter()
         .map(|t| cast(t, DType::F32))
         .collect::<Result<_, _>>()?;
-    let got = values((case.run)(&placed, dtype)?)?;
-    let twin = values((case.run)(&in_f32, DType::F32)?)?;
+    let got = values((case.run)(&placed, precision)?)?;
+    let twin = values((case.run)(&in_f32, Precision::F32)?)?;
     let plain = (case.plain)(&values(in_f32)?);
     let worst = |expected: &[Vec<f64>]| {
         got.iter()
@@ -151,8 +161,14 @@ fn patchify() -> Result<Vec<Case>> {
             Ok(Case {
                 name: format!("n {n}, s {s}, p {p}"),
                 inputs: vec![Tensor::from_vec(bytes, (n, s, s, 3), &Candle::Cpu)?],
-                run: Box::new(move |x, dtype| {
-                    Ok(vec![ops::patchify(&x[0], p, &pixel_norm(), dtype)?])
+                run: Box::new(move |x, precision| {
+                    Ok(vec![ops::patchify(
+                        &x[0],
+                        p,
+                        &pixel_norm(),
+                        precision.dtype(),
+                        None,
+                    )?])
                 }),
                 plain: Box::new(move |x| {
                     let pixels: Vec<u8> = x[0].iter().map(|v| *v as u8).collect();
@@ -169,25 +185,110 @@ fn patchify() -> Result<Vec<Case>> {
         .collect()
 }
 
-fn matmul_t() -> Result<Vec<Case>> {
-    [
-        (1, 1, 1),
-        (1, 64, 48),
-        (33, 31, 65),
-        (257, 192, 100),
-        (50, 768, 257),
-        (130, 129, 127),
-    ]
-    .into_iter()
-    .map(|(n, inner, out)| {
-        Ok(Case {
-            name: format!("[{n}, {inner}] x [{out}, {inner}]"),
-            inputs: vec![draw(&[n, inner], 1.0)?, draw(&[out, inner], 1.0)?],
-            run: Box::new(|x, _| Ok(vec![ops::matmul_t(&x[0], &x[1])?])),
-            plain: Box::new(move |x| vec![plain::matmul_t(&x[0], &x[1], inner)]),
+/// Rows, values of a row and columns.
+const PRODUCTS: [(usize, usize, usize); 6] = [
+    (1, 1, 1),
+    (1, 64, 48),
+    (33, 31, 65),
+    (257, 192, 100),
+    (50, 768, 257),
+    (130, 129, 127),
+];
+
+/// Plain loops over inputs whose rows have so many values.
+type PlainProduct = fn(&[Vec<f64>], usize) -> Vec<Vec<f64>>;
+
+fn product_cases(
+    also: impl Fn(usize, usize) -> Result<Vec<Tensor>>,
+    run: fn(&[Tensor], Precision) -> Result<Vec<Tensor>>,
+    plain: PlainProduct,
+) -> Result<Vec<Case>> {
+    PRODUCTS
+        .into_iter()
+        .map(|(n, inner, out)| {
+            let mut inputs = vec![draw(&[n, inner], 1.0)?, draw(&[out, inner], 1.0)?];
+            inputs.extend(also(n, out)?);
+            Ok(Case {
+                name: format!("[{n}, {inner}] x [{out}, {inner}]"),
+                inputs,
+                run: Box::new(run),
+                plain: Box::new(move |x| plain(x, inner)),
+            })
         })
+        .collect()
+}
+
+fn matmul_t() -> Result<Vec<Case>> {
+    product_cases(
+        |_, _| Ok(vec![]),
+        |x, _| Ok(vec![ops::matmul_t(&x[0], &x[1])?]),
+        |x, inner| vec![plain::matmul_t(&x[0], &x[1], inner)],
+    )
+}
+
+/// The matrix as a tower would load it, for the device of x.
+fn matrix(x: &[Tensor], precision: Precision) -> Result<Matrix> {
+    Matrix::new(&x[1].to_device(&Candle::Cpu)?, x[0].device(), precision)
+}
+
+fn product() -> Result<Vec<Case>> {
+    product_cases(
+        |_, _| Ok(vec![]),
+        |x, precision| Ok(vec![ops::product(&x[0], &matrix(x, precision)?, None)?]),
+        |x, inner| vec![plain::matmul_t(&x[0], &x[1], inner)],
+    )
+}
+
+fn linear(x: &[Tensor], precision: Precision) -> Result<Linear> {
+    Ok(Linear {
+        weight: matrix(x, precision)?,
+        bias: x[2].clone(),
     })
-    .collect()
+}
+
+fn linear_activation() -> Result<Vec<Case>> {
+    product_cases(
+        |_, out| Ok(vec![draw(&[out], 1.0)?]),
+        |x, precision| {
+            let linear = linear(x, precision)?;
+            let quick_gelu = Activation::QuickGelu;
+            Ok(vec![ops::linear_activation(
+                &x[0], &linear, quick_gelu, None,
+            )?])
+        },
+        |x, inner| {
+            let product = plain::matmul_t(&x[0], &x[1], inner);
+            vec![plain::bias_then(&product, &x[2], plain::quick_gelu)]
+        },
+    )
+}
+
+fn linear_add_norm() -> Result<Vec<Case>> {
+    product_cases(
+        |n, out| {
+            Ok(vec![
+                draw(&[out], 1.0)?,
+                draw(&[n, out], 4.0)?,
+                draw(&[out, 1], 1.0)?.squeeze(1)?,
+                draw(&[1, out], 0.5)?.squeeze(0)?,
+            ])
+        },
+        |x, precision| {
+            let linear = linear(x, precision)?;
+            // The sum takes the residual's memory, and the inputs are looked at again.
+            let residual = x[3].to_dtype(precision.stream(x[3].device()))?.copy()?;
+            let (sum, normed) =
+                ops::linear_add_norm(&x[0], &linear, residual, &norm_of(&x[4..]), None)?;
+            Ok(vec![sum, normed])
+        },
+        |x, inner| {
+            let product = plain::matmul_t(&x[0], &x[1], inner);
+            let biased = plain::bias_then(&product, &x[2], |x| x);
+            let sum: Vec<f64> = x[3].iter().zip(&biased).map(|(a, b)| a + b).collect();
+            let normed = plain::layer_norm(&sum, &x[4], &x[5], EPS);
+            vec![sum, normed]
+        },
+    )
 }
 
 const ROWS: [(usize, usize); 7] = [
@@ -214,7 +315,7 @@ fn layer_norm() -> Result<Vec<Case>> {
             Ok(Case {
                 name: format!("[{n}, {w}]"),
                 inputs: vec![draw(&[n, w], 4.0)?, draw(&[w], 1.0)?, draw(&[w], 0.5)?],
-                run: Box::new(|x, _| Ok(vec![ops::layer_norm(&x[0], &norm_of(&x[1..]))?])),
+                run: Box::new(|x, _| Ok(vec![ops::layer_norm(&x[0], &norm_of(&x[1..]), None)?])),
                 plain: Box::new(|x| vec![plain::layer_norm(&x[0], &x[1], &x[2], EPS)]),
             })
         })
@@ -289,7 +390,7 @@ fn attention() -> Result<Vec<Case>> {
         Ok(Case {
             name: format!("n {n}, t {t}, {heads} heads of {d}"),
             inputs: vec![draw(&[n, t, 3 * w], 2.0)?, draw(&[3 * w], 0.5)?],
-            run: Box::new(move |x, _| Ok(vec![ops::attention(&x[0], &x[1], heads)?])),
+            run: Box::new(move |x, _| Ok(vec![ops::attention(&x[0], &x[1], heads, None)?])),
             plain: Box::new(move |x| vec![plain::attention(&x[0], &x[1], t, heads)]),
         })
     })
@@ -297,7 +398,7 @@ fn attention() -> Result<Vec<Case>> {
 }
 
 /// A whole tower of random weights: 1 - cosine to the CPU in f32. Plain loops have no tower; the twin's error stands for both.
-fn tower(device: &Device, dtype: DType) -> Result<Check> {
+fn tower(device: &Device, precision: Precision) -> Result<Check> {
     let config = VisionConfig {
         hidden_size: 192,
         intermediate_size: 768,
@@ -314,13 +415,13 @@ fn tower(device: &Device, dtype: DType) -> Result<Check> {
         .iter()
         .map(|x| (x * 127.0 + 128.0) as u8)
         .collect();
-    let embed = |device: &Candle, dtype: DType| -> Result<Vec<f64>> {
-        let tower = VisionTower::load(&config, &weights, device, dtype)?;
+    let embed = |device: &Candle, precision: Precision| -> Result<Vec<f64>> {
+        let tower = VisionTower::load(&config, &weights, device, precision)?;
         let pixels = Tensor::from_slice(&pixels, (n, s, s, 3), device)?;
         Ok(values(vec![tower.forward(&pixels, &pixel_norm())?])?.remove(0))
     };
-    let got = embed(device.candle(), dtype)?;
-    let expected = embed(&Candle::Cpu, DType::F32)?;
+    let got = embed(device.candle(), precision)?;
+    let expected = embed(&Candle::Cpu, Precision::F32)?;
     let length = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
     let d = config.projection_dim;
     let worst = got
@@ -332,12 +433,12 @@ fn tower(device: &Device, dtype: DType) -> Result<Check> {
         })
         .fold(0.0, nan_max);
     // f16 embeddings are promised at a cosine of .9999 to f32.
-    let bound = match dtype {
-        DType::F32 => 1e-9,
-        DType::F16 => 1e-4,
-        _ => 1e-3,
+    let bound = match precision {
+        Precision::F32 => 1e-9,
+        Precision::F16 => 1e-4,
+        Precision::Bf16 | Precision::Int8 => 1e-3,
     };
-    let mut check = Check::new("tower, 1 - cosine", name(dtype), bound);
+    let mut check = Check::new("tower, 1 - cosine", precision.name(), bound);
     check.add("4 layers of 192", worst, worst);
     Ok(check)
 }

@@ -111,6 +111,7 @@ fn check<T: Number + candle_core::WithDType>(emulator: &Emulator, shape: Shape) 
         &tensor(qkv, &[n, t, 3 * width]),
         &tensor(bias, &[3 * width]),
         heads,
+        None,
     );
     let twin = twin.unwrap().flatten_all().unwrap().to_vec1::<T>().unwrap();
     let twin: Vec<f64> = twin.iter().map(|x| f64::from(x.load())).collect();

@@ -102,7 +102,7 @@ fn alone<S: Number, T: Number>(emulator: &Emulator, n: usize, w: usize) {
     let (exact, bounds) = reference(&widened(&x), w, &case.weight, &case.bias);
     assert_close(&what, &got, &exact, |i, _| bounds[i]);
     if S::DTYPE == T::DTYPE {
-        let twin = ops::layer_norm(&tensor(&x, &[n, w]), &case.twin()).unwrap();
+        let twin = ops::layer_norm(&tensor(&x, &[n, w]), &case.twin(), None).unwrap();
         // Either side may be off by its bound.
         assert_close(&what, &got, &widened(&values::<T>(&twin)), |i, _| {
             2.0 * bounds[i]

@@ -33,7 +33,7 @@ fn check<T: Number>(emulator: &Emulator, n: usize, s: usize, p: usize) {
 
     let what = format!("{}, n {n}, s {s}, p {p}", T::NAME);
     let image = Tensor::from_vec(bytes.clone(), (n, s, s, 3), &Device::Cpu).unwrap();
-    let twin = patchify(&image, p, &NORM, T::DTYPE).unwrap();
+    let twin = patchify(&image, p, &NORM, T::DTYPE, None).unwrap();
     same_bits(&what, &got, &values(&twin));
     let mut exact = Vec::with_capacity(count);
     for (i, top, left) in (0..n).flat_map(|i| (0..g * g).map(move |at| (i, at / g * p, at % g * p)))

@@ -2,6 +2,7 @@
 //! kernels.
 
 use clipsift::device::{Device, DeviceSpec};
+use clipsift::ops::Precision;
 use clipsift::ops::cuda;
 
 use crate::common::{clipsift, command, data, fails};
@@ -82,14 +83,25 @@ fn auto_falls_back_to_the_cpu_with_one_line_in_a_cuda_build_and_none_otherwise()
 }
 
 #[test]
-fn int8_and_unknown_devices_are_refused() {
+fn unknown_devices_and_precisions_that_the_processor_lacks_are_refused() {
     let run = |flags: &str| {
         format!(
             "embed {} --out /nowhere/run {flags}",
             data("gallery").display()
         )
     };
-    assert!(fails(2, &run("--device cpu --dtype int8")).contains("use --dtype f32"));
+    for precision in [Precision::Bf16, Precision::Int8] {
+        if !Precision::on_this_cpu().contains(&precision) {
+            let name = precision.name();
+            let message = fails(2, &run(&format!("--device cpu --dtype {name}")));
+            let expected = format!("--dtype {name}: this processor has no");
+            assert!(
+                message.contains(&expected) && message.contains("use --dtype f32"),
+                "{message}"
+            );
+        }
+    }
+    assert!(fails(2, &run("--dtype int4")).contains("give auto, f32, f16, bf16 or int8"));
     assert!(fails(2, &run("--device gpu")).contains("give auto, cpu, cuda or cuda:N"));
 }
 

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device as Candle, Tensor};
 use candle_transformers::models::clip::text_model::Activation;
 use candle_transformers::models::clip::vision_model::{ClipVisionConfig, ClipVisionTransformer};
-use clipsift::{Clip, Device, Embedder};
+use clipsift::decode::Limits;
+use clipsift::device::DeviceSpec;
+use clipsift::ops::Precision;
+use clipsift::{Clip, Device, Embedder, Rgb8};
 
 fn data(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -84,48 +87,97 @@ fn every_layer_equals_that_of_transformers() {
     }
 }
 
-#[test]
-fn half_precision_stays_close_to_single() {
-    let expected = expected("tiny-clip");
-    let device = Device::open(
-        clipsift::device::DeviceSpec::Cpu,
-        clipsift::device::DTypeSpec::F16,
-    )
-    .unwrap();
-    let clip = Clip::load(data("tiny-clip").to_str().unwrap(), &device).unwrap();
-    let pixels = expected["pixel_u8"]
-        .flatten_all()
-        .unwrap()
-        .to_vec1::<u8>()
-        .unwrap();
-    let rows = clip.embed(&pixels).unwrap().rows;
-    let golden = expected["unit"].to_vec2::<f32>().unwrap();
-    for (row, golden) in rows.chunks_exact(clip.dims()).zip(&golden) {
-        let cosine: f32 = row.iter().zip(golden).map(|(a, b)| a * b).sum();
-        assert!(cosine > 0.9999, "cosine {cosine}");
+/// The CPU in the precision of that name.
+fn cpu_in(precision: Precision) -> Device {
+    Device::open(DeviceSpec::Cpu, precision.name().parse().unwrap()).unwrap()
+}
+
+fn dot(x: &[f32], y: &[f32]) -> f32 {
+    x.iter().zip(y).map(|(x, y)| x * y).sum()
+}
+
+/// The least cosine of two sets of rows.
+fn least_cosine(rows: &[f32], expected: &[f32], d: usize) -> f32 {
+    assert_eq!(rows.len(), expected.len());
+    rows.chunks_exact(d)
+        .zip(expected.chunks_exact(d))
+        .map(|(row, expected)| {
+            dot(row, expected) / (dot(row, row) * dot(expected, expected)).sqrt()
+        })
+        .fold(f32::INFINITY, f32::min)
+}
+
+/// What a precision promises for the cosine to f32.
+fn promised(precision: Precision) -> f32 {
+    match precision {
+        Precision::F32 => 0.999_999,
+        Precision::F16 => 0.999_9,
+        Precision::Bf16 | Precision::Int8 => 0.999,
     }
 }
 
 #[test]
-fn batches_of_another_size_give_the_same_rows_to_1e_6() {
-    let (clip, expected) = (load("tiny-clip"), expected("tiny-clip"));
-    let pixels = expected["pixel_u8"]
-        .flatten_all()
-        .unwrap()
-        .to_vec1::<u8>()
-        .unwrap();
-    let image = pixels.len() / expected["unit"].dim(0).unwrap();
-    let whole = clip.embed(&pixels).unwrap().rows;
-    let single: Vec<f32> = pixels
-        .chunks_exact(image)
-        .flat_map(|p| clip.embed(p).unwrap().rows)
+fn every_precision_of_this_processor_stays_close_to_transformers() {
+    for model in ["tiny-clip", "tiny-clip-gelu"] {
+        let expected = expected(model);
+        let pixels = bytes(&expected["pixel_u8"]);
+        let golden = expected["unit"].flatten_all().unwrap();
+        let golden = golden.to_vec1::<f32>().unwrap();
+        for precision in Precision::on_this_cpu() {
+            let clip = Clip::load(data(model).to_str().unwrap(), &cpu_in(precision)).unwrap();
+            let cosine = least_cosine(&clip.embed(&pixels).unwrap().rows, &golden, clip.dims());
+            assert!(
+                cosine > promised(precision),
+                "{model} in {precision:?}: {cosine}"
+            );
+        }
+    }
+}
+
+/// Weights that were trained, whose sizes differ from channel to channel as random ones' do not.
+#[test]
+fn every_precision_of_this_processor_keeps_the_embeddings_of_the_built_in_tower() {
+    let images: Vec<Rgb8> = walkdir::WalkDir::new(data("gallery"))
+        .sort_by_file_name()
+        .into_iter()
+        .filter_map(|entry| std::fs::read(entry.unwrap().path()).ok())
+        .filter_map(|bytes| clipsift::decode::decode(&bytes, &Limits::default()).ok())
+        .map(|decoded| decoded.image)
         .collect();
-    let difference = whole
-        .iter()
-        .zip(&single)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max);
-    assert!(difference < 1e-6, "{difference}");
+    assert!(images.len() > 50, "{} images", images.len());
+    let rows = |precision| {
+        let clip = Clip::load("builtin", &cpu_in(precision)).unwrap();
+        let prepared: Vec<u8> = images
+            .iter()
+            .flat_map(|image| clip.prepare(image))
+            .collect();
+        (clip.embed(&prepared).unwrap().rows, clip.dims())
+    };
+    let (expected, d) = rows(Precision::F32);
+    for precision in Precision::on_this_cpu() {
+        let cosine = least_cosine(&rows(precision).0, &expected, d);
+        println!("{}: least cosine to f32 {cosine:.6}", precision.name());
+        assert!(cosine > promised(precision), "{precision:?}: {cosine}");
+    }
+}
+
+#[test]
+fn batches_of_another_size_give_the_same_rows_to_the_bit() {
+    let pixels = bytes(&expected("tiny-clip")["pixel_u8"]);
+    for precision in Precision::on_this_cpu() {
+        let clip = Clip::load(data("tiny-clip").to_str().unwrap(), &cpu_in(precision)).unwrap();
+        let s = clip.config().image_size;
+        let whole = clip.embed(&pixels).unwrap().rows;
+        let single: Vec<f32> = pixels
+            .chunks_exact(s * s * 3)
+            .flat_map(|image| clip.embed(image).unwrap().rows)
+            .collect();
+        assert!(whole == single, "{precision:?}");
+    }
+}
+
+fn bytes(pixels: &Tensor) -> Vec<u8> {
+    pixels.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 #[test]

@@ -158,7 +158,8 @@ pub(crate) struct EmbedArgs {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceSpec,
-    /// auto, f32, f16, bf16 or int8; auto is f32 on a CPU, f16 on CUDA
+    /// auto, f32, f16, bf16 or int8; auto is f32 on a CPU, f16 on CUDA. On a CPU bf16 needs AVX512-BF16 or AMX, int8 (CPUs alone) VNNI or
+    /// AMX
     #[arg(long, default_value = "auto")]
     pub dtype: DTypeSpec,
     /// Images a batch; the model's choice by default

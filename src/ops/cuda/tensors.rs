@@ -5,7 +5,7 @@ use candle_core::{D, DType, Tensor};
 
 use super::{Backend, CudaBackend, Gemm, activation, attention, layer_norm, normalize, preprocess};
 use crate::error::{Error, Result};
-use crate::ops::{Activation, LayerNorm, Linear, PixelNorm};
+use crate::ops::{Activation, LayerNorm, PixelNorm};
 
 /// That all tensors have one dtype.
 fn same_dtype(op: &'static str, tensors: &[&Tensor]) -> Result<DType> {
@@ -26,33 +26,13 @@ pub(in crate::ops) fn matmul_t(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 }
 
 /// `x · weightᵀ + bias + residual`, rounded once.
-pub(in crate::ops) fn linear_add(x: &Tensor, linear: &Linear, residual: &Tensor) -> Result<Tensor> {
-    let (out, _) = linear.weight.dims2()?;
-    let shape = with_last(x, out);
-    if residual.dims() != shape
-        || linear.bias.dims() != [out]
-        || x.dim(D::Minus1)? != linear.weight.dim(1)?
-    {
-        let got = format!(
-            "x {:?}, weight {:?}, bias {:?}, residual {:?}",
-            x.dims(),
-            linear.weight.dims(),
-            linear.bias.dims(),
-            residual.dims()
-        );
-        return Err(Error::shape(
-            "linear_add_norm",
-            "[.., in], [out, in], [out], [.., out]",
-            got,
-        ));
-    }
-    product(
-        "linear_add_norm",
-        x,
-        &linear.weight,
-        Some(&linear.bias),
-        Some(residual),
-    )
+pub(in crate::ops) fn linear_add(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    residual: &Tensor,
+) -> Result<Tensor> {
+    product("linear_add_norm", x, weight, Some(bias), Some(residual))
 }
 
 fn product(
