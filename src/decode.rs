@@ -13,16 +13,19 @@
 //! One file a format under `decode/`: each reads the size first, checks it, and only then decodes.
 
 mod bmp;
+mod error;
 mod gif;
 mod jpeg;
 mod orientation;
 mod png;
 mod samples;
+mod scaled;
 mod tiff;
 mod webp;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use self::error::DecodeError;
 use crate::sample::Rgb8;
 
 /// What a file may cost. Each limit holds before the memory is allocated.
@@ -152,111 +155,10 @@ pub struct Decoded {
     pub image: Rgb8,
     /// What the file was.
     pub format: Format,
-}
-
-/// Why a file is not an image that can be used. Each message is a sentence for the ledger.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DecodeError {
-    /// No bytes at all.
-    #[error("the file is empty")]
-    Empty,
-
-    /// More bytes than [`Limits::max_file_bytes`].
-    #[error("the file has {bytes} bytes, more than the limit of {limit}")]
-    TooManyBytes {
-        /// Bytes of the file.
-        bytes: u64,
-        /// The limit.
-        limit: u64,
-    },
-
-    /// The first bytes are those of no known format.
-    #[error("not an image: {start}")]
-    NotAnImage {
-        /// What it starts like.
-        start: String,
-    },
-
-    /// More pixels than [`Limits::max_pixels`].
-    #[error("claims {width} x {height} pixels, more than the limit of {limit}")]
-    TooManyPixels {
-        /// Width that the file claims.
-        width: u64,
-        /// Height that the file claims.
-        height: u64,
-        /// The limit.
-        limit: u64,
-    },
-
-    /// Decoding would take more than [`Limits::max_memory`].
-    #[error("decoding would take {needed} bytes of memory, more than the limit of {limit}")]
-    TooMuchMemory {
-        /// Estimate.
-        needed: u64,
-        /// The limit.
-        limit: u64,
-    },
-
-    /// A width or height of zero.
-    #[error("claims {width} x {height} pixels: there is nothing to see")]
-    NoPixels {
-        /// Width that the file claims.
-        width: u64,
-        /// Height that the file claims.
-        height: u64,
-    },
-
-    /// The data end before the image does.
-    #[error("{format} ends early: the file is truncated")]
-    Truncated {
-        /// What the file is.
-        format: Format,
-    },
-
-    /// The data contradict the format.
-    #[error("{format} is damaged: {detail}")]
-    Damaged {
-        /// What the file is.
-        format: Format,
-        /// What the decoder met.
-        detail: String,
-    },
-
-    /// A valid file of a kind that is not read.
-    #[error("this kind of {format} is not supported: {detail}")]
-    Unsupported {
-        /// What the file is.
-        format: Format,
-        /// What is not read.
-        detail: String,
-    },
-}
-
-impl DecodeError {
-    /// A [`DecodeError::Damaged`].
-    fn damaged(format: Format, detail: impl ToString) -> DecodeError {
-        DecodeError::Damaged {
-            format,
-            detail: detail.to_string(),
-        }
-    }
-
-    /// A [`DecodeError::Unsupported`].
-    fn unsupported(format: Format, detail: impl ToString) -> DecodeError {
-        DecodeError::Unsupported {
-            format,
-            detail: detail.to_string(),
-        }
-    }
-
-    /// What an [`std::io::Error`] from a decoder that reads a slice means: nothing but its end can fail there.
-    fn from_io(format: Format, error: &std::io::Error) -> DecodeError {
-        match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => DecodeError::Truncated { format },
-            _ => DecodeError::damaged(format, error),
-        }
-    }
+    /// Pixels in a row of the whole picture, upright; more than `image` has where that was decoded at a fraction of its size.
+    pub width: u32,
+    /// Rows of the whole picture.
+    pub height: u32,
 }
 
 /// Decodes an image file.
@@ -272,6 +174,24 @@ impl DecodeError {
 /// # Errors
 /// See [`DecodeError`]. No input makes it panic: should a decoder do so, that is caught and reported as damage.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, DecodeError> {
+    decode_any(bytes, limits, None)
+}
+
+/// [`decode`], but a JPEG comes out at a half, a quarter or an eighth of its size where its shorter edge still has `edge` pixels
+/// then. For large photographs that are reduced in any case: the decoder leaves out the finer part of the transform.
+///
+/// Pixels are not those of [`decode`] reduced: each comes from the low frequencies of its block alone, with more aliasing than
+/// a filter leaves and chroma placed slightly differently. README says what that does to embeddings. Images of other
+/// formats, CMYK, and files that the scaling decoder does not take are decoded whole.
+///
+/// # Errors
+/// As [`decode`]: what that refuses for its size, for an early end or for its kind is refused here too. Of damage inside the
+/// image data the two decoders may think differently.
+pub fn decode_scaled(bytes: &[u8], limits: &Limits, edge: u32) -> Result<Decoded, DecodeError> {
+    decode_any(bytes, limits, Some(edge))
+}
+
+fn decode_any(bytes: &[u8], limits: &Limits, edge: Option<u32>) -> Result<Decoded, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
@@ -287,18 +207,23 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, DecodeError> {
 
     // The decoders come from several crates, some of which index with values of the file; a panic in one must cost one sample,
     // not the run. Nothing outlives the call but the result, so no broken state can be seen afterwards.
-    let decoded = catch_unwind(AssertUnwindSafe(|| match format {
-        Format::Jpeg => jpeg::decode(bytes, limits),
-        Format::Png => png::decode(bytes, limits),
-        Format::WebP => webp::decode(bytes, limits),
-        Format::Gif => gif::decode(bytes, limits),
-        Format::Bmp => bmp::decode(bytes, limits),
-        Format::Tiff => tiff::decode(bytes, limits),
+    let decoded = catch_unwind(AssertUnwindSafe(|| {
+        match format {
+            Format::Jpeg => return jpeg::decode(bytes, limits, edge),
+            Format::Png => png::decode(bytes, limits),
+            Format::WebP => webp::decode(bytes, limits),
+            Format::Gif => gif::decode(bytes, limits),
+            Format::Bmp => bmp::decode(bytes, limits),
+            Format::Tiff => tiff::decode(bytes, limits),
+        }
+        .map(|image| Decoded {
+            width: image.width,
+            height: image.height,
+            image,
+            format,
+        })
     }));
-    match decoded {
-        Ok(image) => image.map(|image| Decoded { image, format }),
-        Err(_) => Err(DecodeError::damaged(format, "the decoder gave up on it")),
-    }
+    decoded.unwrap_or_else(|_| Err(DecodeError::damaged(format, "the decoder gave up on it")))
 }
 
 /// What the first bytes of something that is no image look like, for a person who wonders what was downloaded.

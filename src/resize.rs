@@ -9,18 +9,15 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod passes;
+mod weights;
 
+use std::cell::Cell;
 use std::ops::Range;
 
-use pulp::Arch;
-
+use self::passes::{Tile, resize_height, resize_width};
+use self::weights::Weights;
 use crate::sample::Rgb8;
-
-/// Fractional bits of a weight: 32 less 8 for the pixel and 2 for the overshoot of a sum.
-const PRECISION_BITS: u32 = 32 - 8 - 2;
-
-/// Bicubic reaches two source pixels to each side, before it is widened for a downscale.
-const SUPPORT: f64 = 2.0;
 
 /// Bytes of a pixel.
 const CHANNELS: usize = 3;
@@ -41,6 +38,21 @@ const CHANNELS: usize = 3;
 /// # Panics
 /// If the image has no pixels, if `pixels` does not hold `width * height * 3` bytes, or if `shortest_edge` or `crop` is 0.
 pub fn resize_and_crop(image: &Rgb8, shortest_edge: u32, crop: u32) -> Vec<u8> {
+    resize_and_crop_reduced(image, (image.width, image.height), shortest_edge, crop)
+}
+
+/// [`resize_and_crop`] of an image of `whole` pixels a row and rows, of which `image` is a half, a quarter or an eighth, each edge
+/// rounded up, as [`crate::decode::decode_scaled`] leaves it: the square shows what that of the whole image would show, to the
+/// fraction of a pixel.
+///
+/// # Panics
+/// As [`resize_and_crop`], and where `image` has more pixels than the whole.
+pub fn resize_and_crop_reduced(
+    image: &Rgb8,
+    whole: (u32, u32),
+    shortest_edge: u32,
+    crop: u32,
+) -> Vec<u8> {
     let (width, height) = (image.width as usize, image.height as usize);
     assert!(width > 0 && height > 0, "{image:?} has no pixels");
     assert_eq!(
@@ -49,16 +61,23 @@ pub fn resize_and_crop(image: &Rgb8, shortest_edge: u32, crop: u32) -> Vec<u8> {
         "{image:?} with a pixel buffer of another size"
     );
     assert!(
+        whole.0 >= image.width && whole.1 >= image.height,
+        "{image:?} of {whole:?} pixels"
+    );
+    assert!(
         shortest_edge > 0 && crop > 0,
         "cannot resize to an edge of {shortest_edge} with a crop of {crop}"
     );
 
     let crop = crop as usize;
-    let (resized_width, resized_height) = resized_size(image.width, image.height, shortest_edge);
+    let (resized_width, resized_height) = resized_size(whole.0, whole.1, shortest_edge);
     let columns = Window::centred(resized_width, crop);
     let rows = Window::centred(resized_height, crop);
-    let horizontal = Weights::new(width, resized_width, columns.positions);
-    let vertical = Weights::new(height, resized_height, rows.positions);
+    // The last block of a reduced image may lie partly outside the whole one.
+    let length = |whole: u32, edge: u32| f64::from(whole) / f64::from(whole.div_ceil(edge));
+    let (across, down) = (length(whole.0, image.width), length(whole.1, image.height));
+    let horizontal = Weights::new(width, across, resized_width, columns.positions);
+    let vertical = Weights::new(height, down, resized_height, rows.positions);
 
     let source = Tile {
         pixels: &image.pixels,
@@ -66,27 +85,32 @@ pub fn resize_and_crop(image: &Rgb8, shortest_edge: u32, crop: u32) -> Vec<u8> {
         left: 0,
         top: 0,
     };
-    let resized = if vertical_first((width, height), (resized_width, resized_height)) {
+    let mut resized = vec![0; vertical.len() * horizontal.len() * CHANNELS];
+    if vertical_first((width, height), (resized_width, resized_height)) {
         let needed = horizontal.needed();
-        let low = resize_height(source, needed.clone(), &vertical);
-        let low = Tile {
+        let mut low = between(vertical.len() * needed.len() * CHANNELS);
+        resize_height(source, needed.clone(), &vertical, &mut low);
+        let tile = Tile {
             pixels: &low,
             width: needed.len(),
             left: needed.start,
             top: 0,
         };
-        resize_width(low, 0..vertical.len(), &horizontal)
+        resize_width(tile, 0..vertical.len(), &horizontal, &mut resized);
+        BETWEEN.set(low);
     } else {
         let needed = vertical.needed();
-        let narrow = resize_width(source, needed.clone(), &horizontal);
-        let narrow = Tile {
+        let mut narrow = between(needed.len() * horizontal.len() * CHANNELS);
+        resize_width(source, needed.clone(), &horizontal, &mut narrow);
+        let tile = Tile {
             pixels: &narrow,
             width: horizontal.len(),
             left: 0,
             top: needed.start,
         };
-        resize_height(narrow, 0..horizontal.len(), &vertical)
-    };
+        resize_height(tile, 0..horizontal.len(), &vertical, &mut resized);
+        BETWEEN.set(narrow);
+    }
     if columns.padding == 0 && rows.padding == 0 && resized.len() == crop * crop * CHANNELS {
         return resized;
     }
@@ -98,6 +122,24 @@ pub fn resize_and_crop(image: &Rgb8, shortest_edge: u32, crop: u32) -> Vec<u8> {
         out[columns.padding * CHANNELS..][..stride].copy_from_slice(row);
     }
     cropped
+}
+
+thread_local! {
+    /// The bytes between the two passes of a thread's last image: a fresh buffer of each image would be cleared, or even mapped, anew.
+    static BETWEEN: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Larger ones are given back to the system.
+const LARGEST_KEPT: usize = 8 << 20;
+
+/// A thread's buffer with `length` bytes of any content.
+fn between(length: usize) -> Vec<u8> {
+    let mut bytes = BETWEEN.take();
+    if bytes.capacity() > LARGEST_KEPT {
+        bytes = Vec::new();
+    }
+    bytes.resize(length, 0);
+    bytes
 }
 
 /// Whether the height is resized before the width. It shows in the last bit, because the values between are rounded.
@@ -144,245 +186,6 @@ impl Window {
                 positions: 0..length,
                 padding: (crop - length).div_ceil(2) as usize,
             }
-        }
-    }
-}
-
-/// For each position of a window of the resized direction, the source positions it is made of and their weights.
-struct Weights {
-    /// First source position and number of taps of each output position.
-    taps: Vec<(usize, usize)>,
-    /// `stride` fixed-point weights for each output position; those past its taps are zero.
-    values: Vec<i32>,
-    /// Taps of the widest output position.
-    stride: usize,
-}
-
-impl Weights {
-    /// The weights that make `window` of `output` positions out of `input` positions.
-    ///
-    /// A direction that keeps its length is not filtered in Pillow; its weights come out as exactly one here, which is the same.
-    fn new(input: usize, output: u64, window: Range<u64>) -> Weights {
-        let scale = input as f64 / output as f64;
-        let filter_scale = scale.max(1.0);
-        let support = SUPPORT * filter_scale;
-
-        // Pillow's conversions to int cut towards zero, and `as usize` stops at zero: its bound.
-        let reach = |position: u64| {
-            let centre = (position as f64 + 0.5) * scale;
-            let first = (centre - support + 0.5) as usize;
-            let end = ((centre + support + 0.5) as usize).min(input);
-            (centre, first, end - first)
-        };
-        let widest = window.clone().map(|position| reach(position).2).max();
-        let stride = widest.unwrap_or(0);
-
-        let length = (window.end - window.start) as usize;
-        let mut taps = Vec::with_capacity(length);
-        let mut values = vec![0; length * stride];
-        let mut exact = vec![0.0; stride];
-        for (position, fixed) in window.zip(values.chunks_exact_mut(stride)) {
-            let (centre, first, count) = reach(position);
-            let exact = &mut exact[..count];
-            let mut sum = 0.0;
-            for (i, weight) in exact.iter_mut().enumerate() {
-                // Multiplied by the inverse, not divided by the scale: the last bit of a weight depends on it.
-                let offset = (i + first) as f64 - centre + 0.5;
-                *weight = bicubic(offset * (1.0 / filter_scale));
-                sum += *weight;
-            }
-            for (fixed, &weight) in fixed.iter_mut().zip(exact.iter()) {
-                *fixed = to_fixed(if sum == 0.0 { weight } else { weight / sum });
-            }
-            taps.push((first, count));
-        }
-        Weights {
-            taps,
-            values,
-            stride,
-        }
-    }
-
-    /// Output positions.
-    fn len(&self) -> usize {
-        self.taps.len()
-    }
-
-    /// The weights of each output position.
-    fn rows(&self) -> std::slice::ChunksExact<'_, i32> {
-        self.values.chunks_exact(self.stride)
-    }
-
-    /// The source positions that any output position draws on.
-    fn needed(&self) -> Range<usize> {
-        let first = self.taps.iter().map(|&(first, _)| first).min();
-        let end = self.taps.iter().map(|&(first, count)| first + count).max();
-        first.unwrap_or(0)..end.unwrap_or(0)
-    }
-}
-
-/// Keys' cubic convolution kernel with a = -0.5.
-fn bicubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    let x = x.abs();
-    if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
-    } else {
-        0.0
-    }
-}
-
-/// Nearest fixed-point number, halves away from zero.
-fn to_fixed(weight: f64) -> i32 {
-    let scaled = weight * f64::from(1 << PRECISION_BITS);
-    (scaled + if weight < 0.0 { -0.5 } else { 0.5 }) as i32
-}
-
-/// The 8-bit value of a sum that began at one half.
-#[inline(always)]
-fn to_byte(sum: i32) -> u8 {
-    (sum >> PRECISION_BITS).clamp(0, 255) as u8
-}
-
-/// Where a sum begins, so that cutting its fractional bits rounds.
-const HALF: i32 = 1 << (PRECISION_BITS - 1);
-
-/// A rectangle of an image.
-#[derive(Clone, Copy)]
-struct Tile<'a> {
-    /// Its pixels, row by row.
-    pixels: &'a [u8],
-    /// Pixels in a row.
-    width: usize,
-    /// Where it lies in the image.
-    left: usize,
-    /// Where it lies in the image.
-    top: usize,
-}
-
-impl<'a> Tile<'a> {
-    /// The pixels from row `y` and column `x` of the image on.
-    fn row(&self, y: usize, x: usize) -> &'a [u8] {
-        &self.pixels[((y - self.top) * self.width + x - self.left) * CHANNELS..]
-    }
-}
-
-/// Makes the window's columns of some rows of the image: `rows x weights.len()` pixels.
-fn resize_width(tile: Tile, rows: Range<usize>, weights: &Weights) -> Vec<u8> {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(resized) = avx2::resize_width(tile, rows.clone(), weights) {
-        return resized;
-    }
-    resize_width_plain(tile, rows, weights)
-}
-
-/// [`resize_width`] on any processor.
-fn resize_width_plain(tile: Tile, rows: Range<usize>, weights: &Weights) -> Vec<u8> {
-    let stride = weights.len() * CHANNELS;
-    let mut resized = vec![0; rows.len() * stride];
-    for (y, out) in rows.zip(resized.chunks_exact_mut(stride)) {
-        let outputs = out.chunks_exact_mut(CHANNELS);
-        for ((out, &(first, count)), values) in outputs.zip(&weights.taps).zip(weights.rows()) {
-            let pixels = &tile.row(y, first)[..count * CHANNELS];
-            let mut sum = [HALF; CHANNELS];
-            for (pixel, &weight) in pixels.chunks_exact(CHANNELS).zip(values) {
-                for (sum, &value) in sum.iter_mut().zip(pixel) {
-                    *sum += i32::from(value) * weight;
-                }
-            }
-            for (out, sum) in out.iter_mut().zip(sum) {
-                *out = to_byte(sum);
-            }
-        }
-    }
-    resized
-}
-
-/// Makes the window's rows of some columns of the image: `weights.len() x columns` pixels.
-fn resize_height(tile: Tile, columns: Range<usize>, weights: &Weights) -> Vec<u8> {
-    let stride = columns.len() * CHANNELS;
-    let mut resized = vec![0; weights.len() * stride];
-    let mut sums = vec![0; stride];
-    let outputs = resized.chunks_exact_mut(stride);
-    for ((out, &(first, count)), values) in outputs.zip(&weights.taps).zip(weights.rows()) {
-        // The same loops, compiled for each generation of vector instructions.
-        Arch::new().dispatch(BlendRows {
-            rows: tile.row(first, columns.start),
-            step: tile.width * CHANNELS,
-            values: &values[..count],
-            sums: &mut sums,
-            out,
-        });
-    }
-    resized
-}
-
-/// One output row's work.
-struct BlendRows<'a> {
-    /// The first source row, and what follows it.
-    rows: &'a [u8],
-    /// From one source row to the next.
-    step: usize,
-    values: &'a [i32],
-    sums: &'a mut [i32],
-    out: &'a mut [u8],
-}
-
-impl pulp::NullaryFnOnce for BlendRows<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        self.sums.fill(HALF);
-        for (i, &weight) in self.values.iter().enumerate() {
-            let row = &self.rows[i * self.step..][..self.sums.len()];
-            for (sum, &value) in self.sums.iter_mut().zip(row) {
-                *sum += i32::from(value) * weight;
-            }
-        }
-        for (out, &sum) in self.out.iter_mut().zip(self.sums.iter()) {
-            *out = to_byte(sum);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_vector_pass_equals_the_plain_one() {
-        for (width, to) in [(1, 7), (5, 3), (40, 40), (97, 13), (500, 298), (3000, 7)] {
-            let height = 4;
-            let pixels: Vec<u8> = (0..width * height * CHANNELS)
-                .map(|i| ((i * 2_654_435_761) >> 13) as u8)
-                .collect();
-            let tile = Tile {
-                pixels: &pixels,
-                width,
-                left: 0,
-                top: 0,
-            };
-            for window in [0..to, to / 3..to - to / 4] {
-                let weights = Weights::new(width, to, window);
-                let plain = resize_width_plain(tile, 1..height, &weights);
-                assert_eq!(
-                    resize_width(tile, 1..height, &weights),
-                    plain,
-                    "{width} to {to}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn the_weights_of_a_kept_length_are_one() {
-        let weights = Weights::new(9, 9, 0..9);
-        for (i, (&(first, _), values)) in weights.taps.iter().zip(weights.rows()).enumerate() {
-            let nonzero: Vec<_> = (first..).zip(values).filter(|(_, w)| **w != 0).collect();
-            assert_eq!(nonzero, [(i, &(1 << PRECISION_BITS))]);
         }
     }
 }

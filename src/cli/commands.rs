@@ -80,6 +80,7 @@ fn begin(args: &EmbedArgs, terminal: &Arc<Terminal>) -> Result<(Pipeline, usize)
     let pipeline = pipeline
         .embed(clip)
         .part_size(args.part_size)
+        .scaled_decode(args.scaled_decode)
         .device_kind(device.kind())
         .overwrite(args.overwrite)
         .stop_when(&STOP)

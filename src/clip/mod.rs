@@ -16,7 +16,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::manifest;
 use crate::ops;
-use crate::resize::resize_and_crop;
+use crate::resize::{resize_and_crop, resize_and_crop_reduced};
 use crate::sample::Rgb8;
 use config::{Preprocess, VisionConfig};
 use hub::HubRepo;
@@ -80,6 +80,19 @@ pub trait Embedder: Send + Sync {
     fn default_eps(&self) -> f64;
     /// The part of the work done for each image by itself, on any thread: its input bytes, as many for every image.
     fn prepare(&self, image: &Rgb8) -> Vec<u8>;
+    /// The pixels that the shorter edge of an image is reduced to by [`Embedder::prepare`], where it is; by default none is named. Says
+    /// at what size a large image may be decoded ([`crate::Pipeline::scaled_decode`]).
+    fn shortest_edge(&self) -> Option<u32> {
+        None
+    }
+
+    /// [`Embedder::prepare`] for an image that was decoded at a fraction of its size, of `whole` pixels a row and rows; by default
+    /// it is taken as it is.
+    fn prepare_reduced(&self, image: &Rgb8, whole: (u32, u32)) -> Vec<u8> {
+        let _ = whole;
+        self.prepare(image)
+    }
+
     /// Prepared images, one after the other -> rows.
     ///
     /// # Errors
@@ -301,6 +314,15 @@ impl Embedder for Clip {
 
     fn prepare(&self, image: &Rgb8) -> Vec<u8> {
         resize_and_crop(image, self.preprocess.shortest_edge, self.preprocess.crop)
+    }
+
+    fn prepare_reduced(&self, image: &Rgb8, whole: (u32, u32)) -> Vec<u8> {
+        let (edge, crop) = (self.preprocess.shortest_edge, self.preprocess.crop);
+        resize_and_crop_reduced(image, whole, edge, crop)
+    }
+
+    fn shortest_edge(&self) -> Option<u32> {
+        Some(self.preprocess.shortest_edge)
     }
 
     fn embed(&self, prepared: &[u8]) -> Result<Embedded> {

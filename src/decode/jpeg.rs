@@ -11,40 +11,71 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::samples::{cmyk_to_rgb, ycc_to_rgb};
-use super::{DecodeError, Format, Limits, orientation};
+use super::{DecodeError, Decoded, Format, Limits, orientation, scaled};
 use crate::sample::Rgb8;
 
 /// Scans of a progressive file. Encoders write about ten; each costs a pass over the whole image.
-const MAX_SCANS: usize = 100;
+pub(super) const MAX_SCANS: usize = 100;
 
 /// What the markers of a file say.
 #[derive(Default)]
-struct Markers<'a> {
-    width: u16,
-    height: u16,
-    components: u8,
-    progressive: bool,
-    exif: Option<&'a [u8]>,
-    xmp: Option<&'a [u8]>,
+pub(super) struct Markers<'a> {
+    pub width: u16,
+    pub height: u16,
+    pub components: u8,
+    /// Bits of a sample.
+    pub precision: u8,
+    pub progressive: bool,
+    pub scans: usize,
+    pub exif: Option<&'a [u8]>,
+    pub xmp: Option<&'a [u8]>,
 }
 
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError> {
+/// The image, at a fraction of its size where the shorter edge has `edge` pixels then.
+pub(super) fn decode(
+    bytes: &[u8],
+    limits: &Limits,
+    edge: Option<u32>,
+) -> Result<Decoded, DecodeError> {
     let markers = Markers::read(bytes)?;
-    // Coefficients of all components where they are collected over several scans, 16 bits each.
-    let collected = if markers.progressive { 2 } else { 0 };
+    let orientation = orientation::from_metadata(markers.exif, markers.xmp);
+    let fraction = edge.and_then(|edge| scaled::fraction(&markers, orientation, edge));
+    // Coefficients of all components, 16 bits each, where they are collected: over several scans, or by a thread that runs
+    // ahead of the transform.
+    let collected = match markers.progressive || fraction.is_some() {
+        true => 2,
+        false => 0,
+    };
     let components = u64::from(markers.components);
     limits.check(markers.width, markers.height, components * (1 + collected))?;
+    if !matches!(markers.components, 1 | 3 | 4) {
+        let detail = format!("{} components", markers.components);
+        return Err(DecodeError::unsupported(Format::Jpeg, detail));
+    }
 
-    let colour = match markers.components {
-        1 | 3 => None,
-        4 => Some(()),
-        n => {
-            return Err(DecodeError::unsupported(
-                Format::Jpeg,
-                format!("{n} components"),
-            ));
-        }
+    let scaled = fraction.and_then(|fraction| scaled::decode(bytes, &markers, fraction));
+    let image = match scaled {
+        Some(image) => image,
+        None => Rgb8 {
+            width: u32::from(markers.width),
+            height: u32::from(markers.height),
+            pixels: whole(bytes, markers.components)?,
+        },
     };
+    let (mut width, mut height) = (u32::from(markers.width), u32::from(markers.height));
+    if orientation::lies(orientation) {
+        (width, height) = (height, width);
+    }
+    Ok(Decoded {
+        image: orientation::apply(image, orientation),
+        format: Format::Jpeg,
+        width,
+        height,
+    })
+}
+
+/// All pixels, RGB.
+fn whole(bytes: &[u8], components: u8) -> Result<Vec<u8>, DecodeError> {
     let options = DecoderOptions::default()
         .set_strict_mode(false)
         .set_max_width(usize::from(u16::MAX))
@@ -52,22 +83,14 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, DecodeError>
         .jpeg_set_max_scans(MAX_SCANS)
         .jpeg_set_out_colorspace(ColorSpace::RGB);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    let pixels = if colour.is_some() {
-        decoder.decode_headers().map_err(error)?;
-        let inks = decoder.input_colorspace().unwrap_or(ColorSpace::CMYK);
-        decoder.set_options(options.jpeg_set_out_colorspace(inks));
-        let samples = decoder.decode().map_err(error)?;
-        inks_to_rgb(&samples, inks)
-    } else {
-        decoder.decode().map_err(error)?
-    };
-    let image = Rgb8 {
-        width: u32::from(markers.width),
-        height: u32::from(markers.height),
-        pixels,
-    };
-    let orientation = orientation::from_metadata(markers.exif, markers.xmp);
-    Ok(orientation::apply(image, orientation))
+    if components < 4 {
+        return decoder.decode().map_err(error);
+    }
+    decoder.decode_headers().map_err(error)?;
+    let inks = decoder.input_colorspace().unwrap_or(ColorSpace::CMYK);
+    decoder.set_options(options.jpeg_set_out_colorspace(inks));
+    let samples = decoder.decode().map_err(error)?;
+    Ok(inks_to_rgb(&samples, inks))
 }
 
 /// Inverted CMYK or YCCK samples to RGB.
@@ -94,7 +117,6 @@ impl<'a> Markers<'a> {
         };
         let mut found = Markers::default();
         let mut framed = false;
-        let mut scanned = false;
         let mut at = 2;
         loop {
             let marker = next_marker(bytes, &mut at).ok_or(TRUNCATED)?;
@@ -110,11 +132,12 @@ impl<'a> Markers<'a> {
             at += length.max(2);
             match marker {
                 0xc0..=0xc2 if !framed => {
-                    let &[_, h0, h1, w0, w1, components] =
+                    let &[precision, h0, h1, w0, w1, components] =
                         content.first_chunk().ok_or(TRUNCATED)?;
                     found.height = u16::from_be_bytes([h0, h1]);
                     found.width = u16::from_be_bytes([w0, w1]);
                     found.components = components;
+                    found.precision = precision;
                     found.progressive = marker == 0xc2;
                     framed = true;
                 }
@@ -126,7 +149,7 @@ impl<'a> Markers<'a> {
                     };
                     return Err(DecodeError::unsupported(Format::Jpeg, kind));
                 }
-                0xda => scanned = true,
+                0xda => found.scans += 1,
                 0xe1 if content.starts_with(b"Exif\0\0") => {
                     found.exif.get_or_insert(content);
                 }
@@ -136,7 +159,7 @@ impl<'a> Markers<'a> {
                 _ => {}
             }
         }
-        if framed && scanned {
+        if framed && found.scans > 0 {
             Ok(found)
         } else {
             Err(DecodeError::damaged(Format::Jpeg, "it holds no image"))

@@ -115,6 +115,11 @@ impl<'a> Directory<'a> {
     }
 }
 
+/// Whether width and height change places.
+pub(super) fn lies(orientation: u32) -> bool {
+    (5..=8).contains(&orientation)
+}
+
 /// Turns and mirrors an image as its orientation asks, so that it stands upright.
 pub(super) fn apply(image: Rgb8, orientation: u32) -> Rgb8 {
     let (w, h) = (image.width as isize, image.height as isize);
@@ -129,7 +134,7 @@ pub(super) fn apply(image: Rgb8, orientation: u32) -> Rgb8 {
         8 => (w - 1, w, -1),
         _ => return image,
     };
-    let (width, height) = if orientation >= 5 {
+    let (width, height) = if lies(orientation) {
         (image.height, image.width)
     } else {
         (image.width, image.height)

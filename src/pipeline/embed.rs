@@ -1,23 +1,25 @@
 //! Read -> decode -> embed -> store, part by part.
 //!
-//! Two threads and the pool: one thread walks the inputs and lets the pool load, decode and resize a batch at a time; the
-//! calling thread owns the device, embeds the batches in order and writes a part when its last batch is in: it begins a batch before it
-//! waits for the one before, so that an embedder on a device can upload one while it computes the other. A bounded channel between
-//! the threads keeps at most [`QUEUED`] batches in memory. Batches never cross parts, so a part's bytes depend on its samples
-//! alone.
+//! Reading threads load the files ahead ([`crate::read::ahead`]); one thread hands them to the pool, which decodes and resizes them
+//! (`prepare.rs`); the calling thread embeds the batches in order and writes a part when its last batch is in. A bounded channel
+//! between the last two keeps at most [`QUEUED`] batches in memory. Batches never cross parts, so a part's bytes depend on its
+//! samples alone.
+//!
+//! On a CPU a batch is embedded by the pool that decodes: a thread of it begins, those that have finished an image come to its help
+//! before they take another one, and while it waits for them it decodes itself. So no core waits as long as there is an image to
+//! decode or a batch to embed, and none is shared by two threads. On a card the calling thread alone owns the device: it begins a
+//! batch before it waits for the one before, so that one is uploaded while the other is computed.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
-use rayon::prelude::*;
-
+use super::prepare::{Mark, Message, Prepared, Walk, prepare_all};
 use super::progress::{Context, Stage};
 use super::resident::{Gathering, Resident};
 use crate::clip::{self, Embedder, Pending};
-use crate::decode::{Limits, decode};
-use crate::digest::sha256_hex;
+use crate::decode::Limits;
 use crate::error::{Error, Result};
 use crate::read::Inputs;
-use crate::sample::Sample;
+use crate::read::ahead::{Ahead, Bounds};
 use crate::store::ids::IdType;
 use crate::store::tables::{Embeddings, SampleRow};
 use crate::store::{RunDir, Table};
@@ -34,6 +36,8 @@ pub(super) struct Cut {
     pub batch_size: usize,
     /// What one image may cost.
     pub limits: Limits,
+    /// The edge that a JPEG may be reduced to while it is decoded, where it may.
+    pub scaled_edge: Option<u32>,
 }
 
 /// What the stage did.
@@ -46,24 +50,6 @@ pub(super) struct Embedded {
     pub seconds: f64,
     /// All good rows in the order of the store, where they are in a device's memory.
     pub resident: Option<Resident>,
-}
-
-/// A sample after the pool: its row, and the embedder's input where it is good.
-struct Prepared {
-    row: SampleRow,
-    input: Vec<u8>,
-}
-
-enum Message {
-    Batch(Vec<Prepared>),
-    /// All batches of the part are sent.
-    EndOfPart,
-    /// A part that is done already.
-    Standing {
-        read: u64,
-        bad: u64,
-    },
-    Failed(Error),
 }
 
 /// Makes all parts that are not there yet.
@@ -79,14 +65,16 @@ pub(super) fn embed(
     let mut running = context.begin(Stage::Embed, inputs.expected());
     let mut totals = Embedded::default();
     let mut resident = None;
+    let bounds = Bounds::default();
+    let walk = Walk::new(dir, inputs.samples(), cut.part_size, context);
+    let ahead = Ahead::new(walk, bounds);
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(QUEUED);
-        scope.spawn(move || {
-            if let Err(error) = walk(dir, inputs, embedder, cut, context, &sender) {
-                // Nobody is left to hear it when the other side has failed first.
-                let _ = sender.send(Message::Failed(error));
-            }
-        });
+        let ahead = &ahead;
+        for _ in 0..bounds.readers {
+            scope.spawn(move || ahead.read(|sample| sample.read(cut.limits.max_file_bytes)));
+        }
+        scope.spawn(move || prepare_all(ahead, embedder, cut, sender));
         let mut consumer = Consumer {
             dir,
             embedder,
@@ -119,106 +107,6 @@ pub(super) fn embed(
     Ok(totals)
 }
 
-/// Sends every part's batches, in order. Ends quietly when nobody listens any more.
-fn walk(
-    dir: &RunDir,
-    inputs: &Inputs,
-    embedder: &dyn Embedder,
-    cut: &Cut,
-    context: Context,
-    sender: &SyncSender<Message>,
-) -> Result<()> {
-    let mut samples = inputs.samples().peekable();
-    for part in 0.. {
-        if samples.peek().is_none() {
-            return Ok(());
-        }
-        let message = if dir.part_holds(part, |line| context.note(line))? {
-            standing(dir, part, samples.by_ref().take(cut.part_size))?
-        } else {
-            context.check()?;
-            let mut left = cut.part_size;
-            while left > 0 && samples.peek().is_some() {
-                let batch: Vec<Sample> = samples.by_ref().take(left.min(cut.batch_size)).collect();
-                left -= batch.len();
-                let prepared = batch
-                    .par_iter()
-                    .map(|sample| prepare(sample, embedder, &cut.limits))
-                    .collect();
-                if sender.send(Message::Batch(prepared)).is_err() {
-                    return Ok(());
-                }
-            }
-            Message::EndOfPart
-        };
-        if sender.send(message).is_err() {
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
-/// Passes over the samples of a part that is done, making sure that they are the same.
-fn standing(dir: &RunDir, part: usize, samples: impl Iterator<Item = Sample>) -> Result<Message> {
-    let rows = dir.read_samples(part)?;
-    let changed = |what: String| {
-        Error::usage(format!(
-            "{}: {what}, so the inputs have changed since part {part} was made; give a new --out, or --overwrite to begin anew",
-            dir.root().display()
-        ))
-    };
-    let mut read = 0;
-    for sample in samples {
-        match rows.get(read) {
-            Some(row) if row.id == sample.id && row.offset == sample.offset => read += 1,
-            Some(row) => {
-                return Err(changed(format!(
-                    "{} is now where {} was",
-                    sample.id, row.id
-                )));
-            }
-            None => return Err(changed(format!("{} is new", sample.id))),
-        }
-    }
-    if read < rows.len() {
-        return Err(changed(format!("{} is gone", rows[read].id)));
-    }
-    Ok(Message::Standing {
-        read: read as u64,
-        bad: rows.iter().filter(|row| !row.good()).count() as u64,
-    })
-}
-
-/// One sample as far as it goes without the device.
-fn prepare(sample: &Sample, embedder: &dyn Embedder, limits: &Limits) -> Prepared {
-    let mut row = SampleRow {
-        id: sample.id.clone(),
-        source: sample.source.to_string(),
-        key: sample.key.clone(),
-        member: sample.member.clone(),
-        offset: sample.offset,
-        length: sample.length,
-        ..SampleRow::default()
-    };
-    let result = sample.read(limits.max_file_bytes).and_then(|bytes| {
-        row.bytes = bytes.len() as u64;
-        row.sha256 = sha256_hex(&bytes);
-        decode(&bytes, limits).map_err(|e| e.to_string())
-    });
-    let input = match result {
-        Ok(decoded) => {
-            row.format = decoded.format.as_str().into();
-            (row.width, row.height) = (decoded.image.width, decoded.image.height);
-            embedder.prepare(&decoded.image)
-        }
-        Err(reason) => {
-            row.error = Some(reason);
-            Vec::new()
-        }
-    };
-    Prepared { row, input }
-}
-
 /// The side that owns the device: embeds batches as they come and writes parts.
 struct Consumer<'a, A> {
     dir: &'a RunDir,
@@ -240,24 +128,24 @@ impl<A: FnMut(u64, u64, u64) -> Result<()>> Consumer<'_, A> {
         for message in receiver {
             match message {
                 Message::Batch(batch) => {
-                    let next = Begun::new(batch, self.embedder)?;
+                    let next = Begun::new(batch.wait(), self.embedder)?;
                     let before = self.begun.replace(next);
                     self.finish(before)?;
                 }
-                Message::EndOfPart => {
+                Message::Mark(Mark::EndOfPart) => {
                     // Written when the next part's first batch is begun: the device has work meanwhile.
                     if let Some(last) = &mut self.begun {
                         last.ends_part = true;
                     }
                 }
-                Message::Standing { read, bad } => {
+                Message::Mark(Mark::Standing { read, bad }) => {
                     let before = self.begun.take();
                     self.finish(before)?;
                     self.part = Part::new(self.part.index + 1, self.embedder);
                     self.gathering.give_up();
                     (self.advance)(read, bad, 0)?;
                 }
-                Message::Failed(error) => {
+                Message::Mark(Mark::Failed(error)) => {
                     let before = self.begun.take();
                     self.finish(before)?;
                     return Err(error);
@@ -334,7 +222,7 @@ impl<'a> Begun<'a> {
         let inputs: Vec<&[u8]> = good(&batch).map(|p| p.input.as_slice()).collect();
         let pending = match inputs.is_empty() {
             true => None,
-            false => Some(embedder.start(&inputs)?),
+            false => Some(start(embedder, &inputs)?),
         };
         Ok(Begun {
             batch,
@@ -342,6 +230,20 @@ impl<'a> Begun<'a> {
             ends_part: false,
         })
     }
+}
+
+/// Begins a batch where it is best computed.
+fn start<'a>(embedder: &'a dyn Embedder, inputs: &[&[u8]]) -> Result<Pending<'a>> {
+    let in_the_pool = embedder
+        .device()
+        .is_some_and(|device| device.candle().is_cpu());
+    if !in_the_pool {
+        return embedder.start(inputs);
+    }
+    let joined = inputs.concat();
+    // From outside, each of its operations would queue behind the images.
+    let embedded = rayon::scope(|_| embedder.embed(&joined))?;
+    Ok(Pending::ready(embedded))
 }
 
 fn good(batch: &[Prepared]) -> impl Iterator<Item = &Prepared> {

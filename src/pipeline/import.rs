@@ -75,6 +75,7 @@ impl Run {
             device: "none".into(),
             part_size: import.part_size,
             batch_size: 0,
+            scaled_decode: false,
             default_eps: FALLBACK_EPS,
         };
         let inputs: Vec<PathBuf> = files.names().iter().map(PathBuf::from).collect();

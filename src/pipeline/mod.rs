@@ -18,6 +18,7 @@ mod import;
 mod matrix;
 mod open;
 mod pairs;
+mod prepare;
 mod progress;
 mod report;
 mod resident;
@@ -49,6 +50,19 @@ use crate::read::{Inputs, Options, Partition, Reader};
 use crate::store::RunDir;
 use crate::store::ids::IdType;
 use crate::store::run_file::{Bound, EmbedRequest, RunFile, Threshold};
+
+/// The shorter edge that a JPEG keeps when it is decoded at a fraction of its size: so much more than is asked for that the
+/// filter of the resize, and not the decoder, decides what is seen. Measured at 12 and 24 megapixels: at three times the edge the
+/// pixels of the square differ by .3 on average and at most 17, at 1.7 times by 1.0 and 55, for a tenth of the time.
+fn scaled_edge(embedder: &dyn Embedder) -> Result<u32> {
+    let edge = embedder.shortest_edge().ok_or_else(|| {
+        Error::usage(format!(
+            "decoding at a fraction of the size: {} does not say what size it needs; leave scaled decoding off",
+            embedder.name()
+        ))
+    })?;
+    Ok(3 * edge)
+}
 
 fn without_slash(mut path: String) -> String {
     while path.len() > 1 && path.ends_with('/') {
@@ -93,6 +107,7 @@ pub struct Pipeline {
     part_size: usize,
     batch_size: Option<usize>,
     limits: Limits,
+    scaled_decode: bool,
     device: Option<String>,
     overwrite: bool,
     observer: Box<Observer<'static>>,
@@ -157,6 +172,7 @@ impl Pipeline {
             part_size: PART_SIZE,
             batch_size: None,
             limits: Limits::default(),
+            scaled_decode: false,
             device: None,
             overwrite: false,
             observer: Box::new(|_| {}),
@@ -256,6 +272,14 @@ impl Pipeline {
         self
     }
 
+    /// Decodes a JPEG at a half, a quarter or an eighth of its size where its shorter edge then still has three times the pixels that
+    /// the embedder takes: faster for photographs of many megapixels, at embeddings that differ a little from those of the whole
+    /// pixels ([`crate::decode::decode_scaled`]). Off by default.
+    pub fn scaled_decode(mut self, scaled: bool) -> Pipeline {
+        self.scaled_decode = scaled;
+        self
+    }
+
     /// The kind of device that the embedder runs on, for `run.json`, where the embedder does not say: parts of another kind are not
     /// gone on with.
     pub fn device_kind(mut self, kind: &str) -> Pipeline {
@@ -302,6 +326,10 @@ impl Pipeline {
             part_size: self.part_size,
             batch_size: self.batch_size.unwrap_or_else(|| embedder.batch_size()),
             limits: self.limits,
+            scaled_edge: match self.scaled_decode {
+                true => Some(scaled_edge(embedder)?),
+                false => None,
+            },
         };
         self.check(embedder, &cut)?;
         // A batch never crosses parts, so none is larger than one.
@@ -439,6 +467,7 @@ impl Pipeline {
             },
             part_size: cut.part_size,
             batch_size: cut.batch_size,
+            scaled_decode: self.scaled_decode,
             default_eps: embedder.default_eps(),
         };
         let inputs = self.inputs.paths();

@@ -22,6 +22,7 @@
 //! gets `#2`, `#3` ... and is a bad sample. That takes about 40 bytes a sample of the largest tar, parquet or list; folders
 //! need none. Names that are not UTF-8, and control characters, stand as `\xNN`.
 
+pub(crate) mod ahead;
 mod braces;
 mod columns;
 pub mod embeddings;

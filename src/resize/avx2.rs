@@ -8,7 +8,10 @@ use std::ops::Range;
 use pulp::cast;
 use pulp::x86::V3;
 
-use super::{CHANNELS, HALF, PRECISION_BITS, Tile, Weights};
+use super::CHANNELS;
+use super::passes::{HALF, Tile};
+use super::weights::Weights;
+use crate::ops::simd::resample::FRACTION_BITS;
 
 /// Source pixels that are taken at once.
 const GROUP: usize = 4;
@@ -28,9 +31,16 @@ const SPREAD: [i8; 32] = [
     6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1,
 ];
 
-/// [`super::resize_width`] for processors with AVX2; `None` for the others.
-pub(super) fn resize_width(tile: Tile, rows: Range<usize>, weights: &Weights) -> Option<Vec<u8>> {
-    let v3 = V3::try_new()?;
+/// [`super::passes::resize_width`] for processors with AVX2; false for the others.
+pub(super) fn resize_width(
+    tile: Tile,
+    rows: Range<usize>,
+    weights: &Weights,
+    resized: &mut [u8],
+) -> bool {
+    let Some(v3) = V3::try_new() else {
+        return false;
+    };
     let needed = weights.needed();
     let groups = weights.stride.div_ceil(GROUP);
     let pairs = pairs(weights, groups);
@@ -41,7 +51,6 @@ pub(super) fn resize_width(tile: Tile, rows: Range<usize>, weights: &Weights) ->
         .collect();
 
     let stride = weights.len() * CHANNELS;
-    let mut resized = vec![0; rows.len() * stride];
     // One row with room behind it, for what the last groups read under zero weights.
     let mut padded = vec![0; needed.len() * CHANNELS + groups * GROUP * CHANNELS + READ];
     for (y, out) in rows.zip(resized.chunks_exact_mut(stride)) {
@@ -57,7 +66,7 @@ pub(super) fn resize_width(tile: Tile, rows: Range<usize>, weights: &Weights) ->
         };
         v3.vectorize(row);
     }
-    Some(resized)
+    true
 }
 
 /// The weights of each output position in whole groups.
@@ -120,7 +129,7 @@ impl pulp::NullaryFnOnce for Row<'_> {
                 avx._mm256_castsi256_si128(sums),
                 avx2._mm256_extracti128_si256::<1>(sums),
             );
-            let values = sse2._mm_srai_epi32::<{ PRECISION_BITS as i32 }>(sum);
+            let values = sse2._mm_srai_epi32::<{ FRACTION_BITS as i32 }>(sum);
             let values = sse2._mm_packs_epi32(values, values);
             let values: [u8; 16] = cast(sse2._mm_packus_epi16(values, values));
             *out = [values[0], values[1], values[2]];

@@ -83,12 +83,22 @@ pub struct EmbedRequest {
     pub part_size: usize,
     /// Images a batch.
     pub batch_size: usize,
+    /// Whether large JPEGs are decoded at a fraction of their size.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scaled_decode: bool,
     /// The eps that the model's manifest entry gives.
     pub default_eps: f64,
 }
 
 fn is_string(kind: &IdType) -> bool {
     *kind == IdType::String
+}
+
+fn on_or_off(on: bool) -> String {
+    match on {
+        true => "on".into(),
+        false => "off".into(),
+    }
 }
 
 impl EmbedRequest {
@@ -115,6 +125,11 @@ impl EmbedRequest {
                 "embedding column",
                 format!("{:?}", self.embedding_column),
                 format!("{:?}", other.embedding_column),
+            ),
+            (
+                "scaled decoding",
+                on_or_off(self.scaled_decode),
+                on_or_off(other.scaled_decode),
             ),
             ("model", self.model.clone(), other.model.clone()),
             ("dtype", self.dtype.clone(), other.dtype.clone()),
@@ -387,6 +402,7 @@ mod tests {
             device: "cpu".into(),
             part_size: 4096,
             batch_size: 64,
+            scaled_decode: false,
             default_eps: 0.03,
         };
         assert_eq!(request.difference(&request), None);

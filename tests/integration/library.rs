@@ -1098,3 +1098,61 @@ proptest! {
         prop_assert_eq!(found, expected);
     }
 }
+
+#[test]
+fn scaled_decoding_needs_an_embedder_that_names_its_edge() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = over(vec![picture("a", 4, 4, [1, 2, 3])])
+        .embed(MeanColour)
+        .scaled_decode(true)
+        .run(dir.path().join("run"))
+        .unwrap_err();
+    assert!(matches!(refused, Error::Usage(_)), "{refused}");
+    assert!(refused.to_string().contains("mean-colour"), "{refused}");
+    assert!(!dir.path().join("run").exists());
+}
+
+#[test]
+fn an_embedder_that_panics_over_an_image_ends_the_run_with_its_panic() {
+    struct Panics;
+    impl Embedder for Panics {
+        fn name(&self) -> &str {
+            "panics"
+        }
+        fn fingerprint(&self) -> String {
+            "panics".into()
+        }
+        fn dims(&self) -> usize {
+            2
+        }
+        fn dtype(&self) -> DType {
+            DType::F32
+        }
+        fn batch_size(&self) -> usize {
+            3
+        }
+        fn default_eps(&self) -> f64 {
+            0.1
+        }
+        fn prepare(&self, image: &Rgb8) -> Vec<u8> {
+            assert!(image.width != 9, "a width of nine");
+            vec![0]
+        }
+        fn embed(&self, prepared: &[u8]) -> Result<Embedded> {
+            Ok(Embedded {
+                rows: vec![1.0; 2 * prepared.len()],
+                good: vec![true; prepared.len()],
+            })
+        }
+    }
+    let samples: Vec<_> = (0..40)
+        .map(|i| picture(&format!("p{i}"), 1 + i, 4, [9, 9, 9]))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let pipeline = over(samples).embed(Panics);
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        pipeline.run(dir.path().join("run"))
+    }));
+    let said = ended.unwrap_err().downcast::<&str>();
+    assert!(said.is_ok_and(|said| said.contains("a width of nine")));
+}

@@ -25,6 +25,7 @@ mod report;
 mod report_browser;
 mod report_large;
 mod resize;
+mod scaled;
 mod stale;
 mod structure;
 mod terminal;

@@ -88,6 +88,7 @@ fn stored(at: &Path, groups: usize, size: usize) -> String {
             device: "cpu".into(),
             part_size: samples.len(),
             batch_size: 1,
+            scaled_decode: false,
             default_eps: 0.02,
         }),
         parts: Some(1),

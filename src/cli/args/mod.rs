@@ -174,6 +174,9 @@ pub(crate) struct EmbedArgs {
     /// The column of a parquet input that names its samples
     #[arg(long, value_name = "COLUMN")]
     pub id_column: Option<String>,
+    /// Decode large JPEGs at 1/2, 1/4 or 1/8 of their size: faster from some megapixels on, other pixels (README has what it costs)
+    #[arg(long)]
+    pub scaled_decode: bool,
     /// Replace an earlier run of another request in --out
     #[arg(long)]
     pub overwrite: bool,

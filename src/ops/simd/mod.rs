@@ -6,5 +6,6 @@ pub(crate) mod gemm;
 pub(crate) mod int8;
 pub(crate) mod lanes;
 pub(crate) mod quantise;
+pub(crate) mod resample;
 pub(crate) mod sift;
 pub(crate) mod widest;
