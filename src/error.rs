@@ -65,6 +65,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// A file of a run that is damaged or missing.
+    #[error("{}: the file is damaged or not what it should be ({reason}); {remedy}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What makes it anew.
+        remedy: String,
+    },
+
     /// A tensor operation failed.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -138,6 +149,34 @@ impl Error {
         Error::Run {
             path: path.as_ref().to_path_buf(),
             reason: reason.into(),
+        }
+    }
+
+    /// An [`Error::Damaged`] of a file that the command which made it makes anew when it is gone.
+    pub fn damaged(path: impl AsRef<Path>, reason: impl Into<String>) -> Error {
+        Error::Damaged {
+            path: path.as_ref().to_path_buf(),
+            reason: reason.into(),
+            remedy: "remove it and run the same command again, which makes it anew".into(),
+        }
+    }
+
+    /// The same error with another remedy where it is an [`Error::Damaged`]; a file that is not there is one then.
+    pub fn with_remedy(self, remedy: impl FnOnce() -> String) -> Error {
+        match self {
+            Error::Damaged { path, reason, .. } => Error::Damaged {
+                path,
+                reason,
+                remedy: remedy(),
+            },
+            Error::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Error::Damaged {
+                    path,
+                    reason: "it is missing".into(),
+                    remedy: remedy(),
+                }
+            }
+            other => other,
         }
     }
 

@@ -276,6 +276,9 @@ impl Head {
                 }
                 PlanStep::Pointwise(f) => (Step::Pointwise(*f), None, None),
             };
+            if takes == Some(0) || gives == Some(0) {
+                return Err(Error::model(name, "a layer takes or gives no values"));
+            }
             if let (Some(width), Some(takes)) = (width, takes)
                 && width != takes
             {

@@ -71,6 +71,9 @@ pub mod dedup;
 pub mod device;
 mod digest;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod heads;
 pub mod manifest;
 mod mmap;

@@ -1,5 +1,8 @@
 //! Named tensors of a weights file: safetensors (one file or an index over several) or a PyTorch pickle.
 
+mod pickle;
+mod torch;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -9,17 +12,16 @@ use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;
 use sha2::{Digest, Sha256};
 
+use self::torch::TorchFile;
 use crate::digest::{hex, sha256_hex};
 use crate::error::{Error, Result};
 use crate::mmap;
-
-/// The largest pickle that is read, in bytes of its file.
-const MOST_PICKLE_BYTES: u64 = 32 << 30;
 
 /// Tensors by name, read one at a time.
 pub struct Weights {
     name: String,
     parts: Vec<Part>,
+    torch: Option<TorchFile>,
     held: HashMap<String, Tensor>,
     fingerprint: String,
 }
@@ -100,6 +102,7 @@ impl Weights {
         Weights {
             name: name.into(),
             parts: Vec::new(),
+            torch: None,
             held: tensors,
             fingerprint: sha256_hex(name),
         }
@@ -129,35 +132,25 @@ impl Weights {
         Ok(Weights {
             name: name.into(),
             parts,
+            torch: None,
             held: HashMap::new(),
             fingerprint: hex(&hash.finalize()),
         })
     }
 
     fn open_pickle(name: &str, path: &Path) -> Result<Weights> {
-        let length = std::fs::metadata(path)
-            .map_err(Error::io("read", path))?
-            .len();
-        if length > MOST_PICKLE_BYTES {
-            return Err(Error::model(
-                name,
-                format!("{length} bytes are too many for a pickle"),
-            ));
-        }
-        let fingerprint = sha256_hex(&mmap::map(path)?);
-        // candle reads the pickle's opcodes as data and runs nothing; it places every tensor on the CPU, whatever device it
-        // was saved from.
-        let tensors = candle_core::pickle::read_all(path).map_err(|e| {
+        let torch = TorchFile::open(path)?.map_err(|reason| {
             Error::model(
                 name,
-                format!("not a PyTorch file with tensors by name: {e}"),
+                format!("not a PyTorch file with tensors by name: {reason}"),
             )
         })?;
         Ok(Weights {
             name: name.into(),
             parts: Vec::new(),
-            held: tensors.into_iter().collect(),
-            fingerprint,
+            fingerprint: sha256_hex(torch.bytes()),
+            torch: Some(torch),
+            held: HashMap::new(),
         })
     }
 
@@ -171,13 +164,23 @@ impl Weights {
         &self.name
     }
 
+    /// What a safetensors file says of itself under a key.
+    pub(crate) fn metadata(&self, key: &str) -> Option<&str> {
+        let mut parts = self.parts.iter();
+        parts.find_map(|part| Some(part.metadata.metadata().as_ref()?.get(key)?.as_str()))
+    }
+
     /// Names of all tensors, sorted.
     pub fn names(&self) -> BTreeSet<String> {
         let mapped = self
             .parts
             .iter()
             .flat_map(|p| p.metadata.tensors().into_keys().collect::<Vec<_>>());
-        mapped.chain(self.held.keys().cloned()).collect()
+        let pickled = self.torch.iter().flat_map(|torch| torch.names().cloned());
+        mapped
+            .chain(pickled)
+            .chain(self.held.keys().cloned())
+            .collect()
     }
 
     /// A tensor's shape.
@@ -186,7 +189,10 @@ impl Weights {
             .parts
             .iter()
             .find_map(|p| p.metadata.info(key).map(|i| i.shape.clone()));
-        mapped.or_else(|| self.held.get(key).map(|t| t.dims().to_vec()))
+        let pickled = || Some(self.torch.as_ref()?.shape(key)?.to_vec());
+        mapped
+            .or_else(pickled)
+            .or_else(|| self.held.get(key).map(|t| t.dims().to_vec()))
     }
 
     /// The type of a tensor's elements as safetensors name it, in lower case: f32, f16, bf16, i64.
@@ -196,7 +202,11 @@ impl Weights {
             .iter()
             .find_map(|p| p.metadata.info(key).map(|i| format!("{:?}", i.dtype)));
         let held = || self.held.get(key).map(|t| t.dtype().as_str().to_string());
-        mapped.or_else(held).map(|name| name.to_lowercase())
+        let pickled = || Some(self.torch.as_ref()?.dtype(key)?.to_string());
+        mapped
+            .or_else(pickled)
+            .or_else(held)
+            .map(|name| name.to_lowercase())
     }
 
     /// A tensor of the shape asked for, in f32 on the CPU.
@@ -213,9 +223,12 @@ impl Weights {
                 format!("tensor {key} is {found:?}, the config asks for {shape:?}"),
             ));
         }
-        let tensor = match self.held.get(key) {
-            Some(tensor) => tensor.to_device(&Device::Cpu)?,
-            None => self.mapped(key)?,
+        let pickled = || self.torch.as_ref()?.get(key);
+        let tensor = match (self.held.get(key), pickled()) {
+            (Some(tensor), _) => tensor.to_device(&Device::Cpu)?,
+            (None, Some(tensor)) => tensor
+                .map_err(|reason| Error::model(&self.name, format!("tensor {key} {reason}")))?,
+            (None, None) => self.mapped(key)?,
         };
         if !tensor.dtype().is_float() {
             return Err(Error::model(

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::decisions;
 use super::run::Run;
 use super::set::{Samples, sample_rows};
 use super::union::digest_of;
@@ -76,18 +77,21 @@ impl Earlier {
             ..Earlier::default()
         };
         let path = home.path(AGAINST);
-        if !path.is_file() {
-            let root = home.root().display();
-            let reason =
-                format!("is not there; clipsift dedup {root} --against finds the pairs again");
-            return Err(Error::run(&path, reason));
-        }
-        for batch in atomic::read_parquet_batches(&path, &["run", "id"])? {
-            findings::for_each_earlier(&batch?, |run, id| earlier.push(run, id))
-                .map_err(|reason| Error::run(&path, reason))?;
-        }
+        let mut read = || {
+            for batch in atomic::read_parquet_batches(&path, &["run", "id"])? {
+                findings::for_each_earlier(&batch?, |run, id| earlier.push(run, id))
+                    .map_err(|reason| Error::damaged(&path, reason))?;
+            }
+            Ok(())
+        };
+        read().map_err(|error: Error| error.with_remedy(|| remedy(home)))?;
         Ok(earlier)
     }
+}
+
+fn remedy(home: &RunDir) -> String {
+    let root = home.root().display();
+    format!("clipsift dedup {root} --against finds the pairs again")
 }
 
 /// Runs that others are decided against, open for reading.
@@ -357,9 +361,12 @@ fn kept(path: &Path, home: &RunDir, file: &RunFile, samples: &Samples) -> Result
         };
     }
     let mut all = Vec::with_capacity(samples.ids.len());
-    for batch in atomic::read_parquet_batches(&table, &["id", "reason", "duplicate_of"])? {
-        let rows =
-            findings::decisions_from_batch(&batch?).map_err(|reason| Error::run(&table, reason))?;
+    let again = |error: Error| error.with_remedy(|| decisions::remedy(home));
+    for batch in
+        atomic::read_parquet_batches(&table, &["id", "reason", "duplicate_of"]).map_err(again)?
+    {
+        let rows = findings::decisions_from_batch(&batch.map_err(again)?)
+            .map_err(|reason| again(Error::damaged(&table, reason)))?;
         for row in rows {
             if all.len() >= samples.ids.len() || row.id != samples.ids.get(all.len()) {
                 return stale();
@@ -419,8 +426,11 @@ impl Run {
             return Ok(Vec::new());
         }
         let path = self.home.path(AGAINST);
-        findings::earlier_from_batch(&atomic::read_parquet(&path)?)
-            .map_err(|reason| Error::run(&path, reason))
+        atomic::read_parquet(&path)
+            .and_then(|table| {
+                findings::earlier_from_batch(&table).map_err(|reason| Error::damaged(&path, reason))
+            })
+            .map_err(|error| error.with_remedy(|| remedy(&self.home)))
     }
 
     /// Opens the earlier sets of a request.

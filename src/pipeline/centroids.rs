@@ -2,14 +2,18 @@
 
 use std::path::Path;
 
+use crate::atomic;
 use crate::clip::weights::Weights;
 use crate::error::{Error, Result};
 use crate::read::read_matrix;
 
+/// The key in the header of a run's own centroids: XXH3 of 128 bits over their values.
+pub(super) const CHECKSUM: &str = "clipsift.xxh3_128";
+
 /// Centroids `[k, d]` from a `.npy`, or from a safetensors file with a tensor `centroids`, such as a run's own.
 ///
 /// # Errors
-/// [`Error::Usage`] for another shape; [`Error::Input`] or [`Error::Model`] for a file that is none of these.
+/// [`Error::Usage`] for another shape; [`Error::Damaged`] where the checksum of a run's own differs; [`Error::Input`] or [`Error::Model`] for a file that is none of these.
 pub(super) fn read_centroids(path: &Path, d: usize) -> Result<Vec<f32>> {
     let unfit = |shape: &[usize]| {
         Error::usage(format!(
@@ -30,7 +34,14 @@ pub(super) fn read_centroids(path: &Path, d: usize) -> Result<Vec<f32>> {
         .ok_or_else(|| Error::usage(format!("{}: has no tensor centroids", path.display())))?;
     match shape[..] {
         [k, width] if width == d && k > 0 => {
-            Ok(weights.get("centroids", &shape)?.flatten_all()?.to_vec1()?)
+            let centroids: Vec<f32> = weights.get("centroids", &shape)?.flatten_all()?.to_vec1()?;
+            let sum = || atomic::checksum_of_bytes(bytemuck::cast_slice(&centroids));
+            match weights.metadata(CHECKSUM) {
+                Some(stored) if stored != sum() => {
+                    Err(Error::damaged(path, "its checksum differs"))
+                }
+                _ => Ok(centroids),
+            }
         }
         _ => Err(unfit(&shape)),
     }

@@ -122,6 +122,7 @@ impl Run {
                 self.home.path("decisions.parquet").display()
             )));
         }
+        self.mend_decisions(context)?;
         let inputs = self
             .dirs()
             .into_iter()

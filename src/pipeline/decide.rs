@@ -119,14 +119,7 @@ impl Run {
             against: against.requests(),
             ..plan.request(mode, samples.all(), d)?
         };
-        let parts = samples.part_sizes.len();
-        let stored = self.file.dedup.clone().filter(|_| {
-            let files = self.file.pair_files;
-            let complete = self.file.complete_to.is_none_or(|complete| eps <= complete);
-            let against = !request.against.is_empty();
-            let there = |files| duplicates::all_there(&self.home, files, parts, mode, against);
-            complete && files.is_some_and(there)
-        });
+        let stored = self.stored_search(&samples, &request, mode, eps, d, context)?;
         if stored.as_ref() != Some(&request) {
             let begun = Instant::now();
             match stored {
@@ -153,6 +146,37 @@ impl Run {
             self.audit(&samples, &against, d, &params, dedup.held, context)?;
         }
         Ok(summary)
+    }
+
+    /// The search whose results are stored, as far as they hold and serve for this eps. What does not hold is said.
+    fn stored_search(
+        &self,
+        samples: &Samples,
+        request: &DedupRequest,
+        mode: Mode,
+        eps: f64,
+        d: usize,
+        context: Context,
+    ) -> Result<Option<DedupRequest>> {
+        let complete = self.file.complete_to.is_none_or(|complete| eps <= complete);
+        let stored = self.file.dedup.clone().zip(self.file.pair_files);
+        let Some((mut stored, files)) = stored.filter(|_| complete) else {
+            return Ok(None);
+        };
+        if !stored.serves(request) {
+            // It is found anew whatever the state of the files.
+            return Ok(Some(stored));
+        }
+        let against = !request.against.is_empty();
+        if let Some(trouble) = duplicates::trouble(&self.home, files, samples, mode, against, d)? {
+            context.note(&format!("{trouble}; the duplicates are found anew"));
+            return Ok(None);
+        }
+        if let Some(trouble) = duplicates::matches_trouble(&self.home, samples, mode)? {
+            context.note(&format!("{trouble}; it is made anew"));
+            stored.keep = None;
+        }
+        Ok(Some(stored))
     }
 
     /// Finds clusters and pairs; what was there stays until all that can be wrong with the request is known.

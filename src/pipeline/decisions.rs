@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::copies::Sums;
-use super::run::Run;
+use super::progress::Context;
+use super::run::{FIXED_COUNTS, Run};
 use super::set::Samples;
 use arrow::array::RecordBatch;
 
@@ -147,7 +148,41 @@ pub(super) fn fingerprint(home: &RunDir) -> Option<String> {
     sha256_file(&home.path(DECISIONS)).ok()
 }
 
+/// What makes damaged decisions anew.
+pub(super) fn remedy(home: &RunDir) -> String {
+    format!("clipsift filter {} decides again", home.root().display())
+}
+
 impl Run {
+    /// Decides again where the stored decisions are damaged and `run.json` has all that it takes.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where a caller's own tests were among the reasons, which only the caller knows.
+    pub(super) fn mend_decisions(&mut self, context: Context) -> Result<()> {
+        let path = self.home.path(DECISIONS);
+        if !path.is_file() {
+            return Ok(());
+        }
+        let Some(trouble) = atomic::trouble(&path)? else {
+            return Ok(());
+        };
+        let is_threshold = |name: &str| self.file.thresholds.iter().any(|t| t.score == name);
+        let counts = self.file.counts.keys();
+        if counts
+            .into_iter()
+            .any(|name| !FIXED_COUNTS.contains(&name.as_str()) && !is_threshold(name))
+        {
+            return Err(Error::damaged(path, trouble).with_remedy(|| {
+                "run the pipeline that made them again, whose own tests are not stored".to_string()
+            }));
+        }
+        context.note(&format!(
+            "{}: {trouble}; it is decided anew",
+            path.display()
+        ));
+        self.decide(&[], context).map(drop)
+    }
+
     /// The decisions, in read order.
     ///
     /// # Errors
@@ -169,12 +204,15 @@ impl Run {
             )));
         }
         let columns = ["id", "reason", "duplicate_of", "duplicate_of_run"];
-        let batches = atomic::read_parquet_batches(&path, &columns)?;
+        let remedy = remedy(&self.home);
+        let again = move |error: Error| error.with_remedy(|| remedy.clone());
+        let batches = atomic::read_parquet_batches(&path, &columns).map_err(&again)?;
         Ok(batches.flat_map(move |batch| {
             let rows = batch.and_then(|batch| {
                 let rows = findings::decisions_from_batch(&batch);
-                rows.map_err(|reason| Error::run(&path, reason))
+                rows.map_err(|reason| Error::damaged(&path, reason))
             });
+            let rows = rows.map_err(&again);
             match rows {
                 Ok(rows) => rows.into_iter().map(|row| Ok(decision(row))).collect(),
                 Err(error) => vec![Err(error)],

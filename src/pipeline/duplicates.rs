@@ -1,7 +1,9 @@
 //! Embeddings -> clusters and pairs: `clusters/` and `duplicates/`.
 
+use std::collections::HashMap;
+
 use super::against::{AGAINST, Against};
-use super::centroids::read_centroids;
+use super::centroids::{CHECKSUM, read_centroids};
 use super::clusters::{Clusters, InitKind};
 use super::copies::Copies;
 use super::decisions::write_matched;
@@ -30,6 +32,8 @@ use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
 
 const CENTROIDS: &str = "clusters/centroids.safetensors";
+
+const MATCHES: &str = "duplicates/matches.parquet";
 
 /// N²d up to which every pair is compared on a CPU.
 const EXACT_WORK: f64 = 1e13;
@@ -346,18 +350,51 @@ pub(super) fn stored_clusters(
     whole.then_some((centroids, labels))
 }
 
-/// Whether every file that a finished search leaves is there.
-pub(super) fn all_there(
+/// What is wrong with the first file of a finished search that is missing or damaged; none where all are as they were written.
+///
+/// # Errors
+/// [`Error::Io`] where one is there and cannot be read.
+pub(super) fn trouble(
     home: &RunDir,
     pair_files: usize,
-    parts: usize,
+    samples: &Samples,
     mode: Mode,
     against: bool,
-) -> bool {
-    let earlier = !against || home.path(AGAINST).is_file();
-    let pairs = (0..pair_files).all(|file| pairs_path(home, file).is_file());
-    let clusters = || (0..parts).all(|part| home.part(Table::Clusters, part).is_file());
-    pairs && earlier && (mode == Mode::Exact || clusters())
+    d: usize,
+) -> Result<Option<String>> {
+    let clustered = mode == Mode::Semantic && samples.len() > 0;
+    let parts = 0..samples.part_sizes.len();
+    let files = (0..pair_files).map(|file| pairs_path(home, file));
+    let earlier = against.then(|| home.path(AGAINST));
+    let clusters = parts.filter(|_| clustered);
+    let clusters = clusters.map(|part| home.part(Table::Clusters, part));
+    for path in files.chain(earlier).chain(clusters) {
+        if let Some(trouble) = atomic::trouble(&path)? {
+            return Ok(Some(format!("{}: {trouble}", path.display())));
+        }
+    }
+    let centroids = home.path(CENTROIDS);
+    match read_centroids(&centroids, d) {
+        Err(error) if clustered => Ok(Some(error.to_string())),
+        _ => Ok(None),
+    }
+}
+
+/// What is wrong with `matches.parquet`, where there should be one.
+///
+/// # Errors
+/// As [`trouble`].
+pub(super) fn matches_trouble(
+    home: &RunDir,
+    samples: &Samples,
+    mode: Mode,
+) -> Result<Option<String>> {
+    if mode != Mode::Semantic || samples.len() == 0 {
+        return Ok(None);
+    }
+    let path = home.path(MATCHES);
+    let trouble = atomic::trouble(&path)?;
+    Ok(trouble.map(|trouble| format!("{}: {trouble}", path.display())))
 }
 
 /// Makes `matches.parquet` anew for another order, over the clusters that are there.
@@ -414,7 +451,9 @@ fn write_clusters(
         .collect();
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![k, d], &bytes)
         .map_err(|e| Error::shape("centroids", format!("[{k}, {d}]"), e.to_string()))?;
-    let file = safetensors::serialize([("centroids", view)], None)
+    let sum = atomic::checksum_of_bytes(&bytes);
+    let metadata = HashMap::from([(CHECKSUM.to_string(), sum)]);
+    let file = safetensors::serialize([("centroids", view)], Some(metadata))
         .map_err(|e| Error::shape("centroids", format!("[{k}, {d}]"), e.to_string()))?;
     atomic::write(home.path(CENTROIDS), |out| {
         std::io::Write::write_all(out, &file)
@@ -460,7 +499,7 @@ fn write_matches(
         let found = &matches[*row as usize];
         (*row as usize, found.row as usize, found.cosine)
     });
-    let path = home.path("duplicates/matches.parquet");
+    let path = home.path(MATCHES);
     let names = ["id", "max_id", "cosine_sim_score", "max_run"];
     write_matched(path, samples, names, rows, |batch, _| Ok(batch))
 }

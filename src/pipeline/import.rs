@@ -82,7 +82,12 @@ impl Run {
         let (dir, file, _) = open(out, request, &inputs, import.overwrite, context)?;
         let mut run = Run::over(dir, file);
         if run.file.parts == Some(run.home.parts()) {
-            return Ok(run);
+            let mut parts = 0..run.home.parts();
+            if parts.try_fold(true, |all, part| {
+                Ok::<_, Error>(all && run.home.part_holds(part, |line| context.note(line))?)
+            })? {
+                return Ok(run);
+            }
         }
         for name in files.doubles() {
             context.note(&format!("{name}: f64, taken as f32"));
@@ -174,7 +179,7 @@ impl Part<'_> {
             let id = self.embeddings.ids[row].clone();
             return Err(Error::shape("normalise", "finite rows, not zero", id));
         }
-        let standing = self.dir.has_part(self.index);
+        let standing = self.dir.part_holds(self.index, |_| {})?;
         if !standing {
             self.dir
                 .write_part(self.index, &self.samples, &self.embeddings)?;

@@ -161,34 +161,30 @@ pub(super) fn read_pairs(
     let (rows, earlier) = (samples.by_id(), samples.earlier.by_id());
     for file in 0..files {
         let path = pairs_path(home, file);
-        if !path.is_file() {
-            let root = home.root().display();
-            let reason = format!("is not there; clipsift dedup {root} finds the pairs again");
-            return Err(Error::run(&path, reason));
-        }
+        let root = home.root().display();
+        let table = atomic::read_parquet(&path).map_err(|error| {
+            error.with_remedy(|| format!("clipsift dedup {root} finds the pairs again"))
+        })?;
         let mut block = Vec::new();
-        findings::for_each_pair(
-            &atomic::read_parquet(&path)?,
-            |(a, b, run), cosine, identical| {
-                let row = |id: &str, run: Option<&str>| {
-                    let row = match run {
-                        None => rows.get(id).copied(),
-                        Some(run) => {
-                            let earlier = earlier.get(&(run, id)).copied();
-                            earlier.map(|row| row + samples.len() as u64)
-                        }
-                    };
-                    row.ok_or_else(|| format!("names {id}, which is not in the set"))
+        findings::for_each_pair(&table, |(a, b, run), cosine, identical| {
+            let row = |id: &str, run: Option<&str>| {
+                let row = match run {
+                    None => rows.get(id).copied(),
+                    Some(run) => {
+                        let earlier = earlier.get(&(run, id)).copied();
+                        earlier.map(|row| row + samples.len() as u64)
+                    }
                 };
-                block.push(Pair {
-                    a: row(a, None)?,
-                    b: row(b, run)?,
-                    cosine,
-                    identical,
-                });
-                Ok(())
-            },
-        )
+                row.ok_or_else(|| format!("names {id}, which is not in the set"))
+            };
+            block.push(Pair {
+                a: row(a, None)?,
+                b: row(b, run)?,
+                cosine,
+                identical,
+            });
+            Ok(())
+        })
         .map_err(|reason| Error::run(&path, reason))?;
         each(&block)?;
     }

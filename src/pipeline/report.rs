@@ -34,6 +34,7 @@ impl Run {
     /// # Errors
     /// [`Error::Run`] where a table is damaged.
     pub fn report(&mut self, context: Context) -> Result<PathBuf> {
+        self.mend_decisions(context)?;
         if self.embed_request()?.imported {
             let reason = "the embeddings were made by others, without images";
             return self.report_from(Err(reason.into()), context);

@@ -44,6 +44,17 @@ pub struct Summary {
     pub decided: bool,
 }
 
+/// What is counted besides thresholds and a caller's own tests.
+pub(super) const FIXED_COUNTS: [&str; 7] = [
+    "read",
+    "bad",
+    "corrupt",
+    "kept",
+    "duplicate",
+    "copies",
+    "earlier",
+];
+
 /// A run directory, or several taken as one set.
 #[derive(Debug)]
 pub struct Run {
@@ -223,7 +234,14 @@ impl Run {
         let mut first = 0;
         for part in 0..self.home.parts() {
             let path = self.home.part(Table::Scores(name), part);
-            let standing = path.is_file();
+            let standing = path.is_file()
+                && match self.home.trouble(Table::Scores(name), part)? {
+                    None => true,
+                    Some(trouble) => {
+                        context.note(&format!("{}: {trouble}; it is made anew", path.display()));
+                        false
+                    }
+                };
             if standing && self.resident.is_none() {
                 running.pass(self.home.read_scores(name, part)?.len() as u64)?;
                 continue;
@@ -334,17 +352,10 @@ impl Run {
                 below.push((threshold.score.clone(), count(&threshold.score)));
             }
         }
-        let fixed = [
-            "read",
-            "bad",
-            "corrupt",
-            "kept",
-            "duplicate",
-            "copies",
-            "earlier",
-        ];
         for (name, n) in &self.file.counts {
-            if !fixed.contains(&name.as_str()) && !below.iter().any(|(known, _)| known == name) {
+            if !FIXED_COUNTS.contains(&name.as_str())
+                && !below.iter().any(|(known, _)| known == name)
+            {
                 below.push((name.clone(), *n));
             }
         }

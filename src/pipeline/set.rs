@@ -7,10 +7,10 @@ use std::collections::HashMap;
 
 use super::against::Earlier;
 use crate::error::{Error, Result};
+use crate::store::RunDir;
 use crate::store::ids::{IdType, Ids};
 use crate::store::run_file::RunFile;
 use crate::store::tables::SampleRow;
-use crate::store::{RunDir, Table, findings};
 
 /// Samples of a set, without embeddings. Memory: 16 bytes a sample, and its id.
 #[derive(Debug)]
@@ -158,10 +158,7 @@ pub(super) fn read_scores(dirs: &[&RunDir], samples: &Samples, name: &str) -> Re
 pub(super) fn read_clusters(home: &RunDir, samples: &Samples) -> Result<(Vec<u32>, Vec<f32>)> {
     let (mut labels, mut distances) = (Vec::new(), Vec::new());
     for part in 0..samples.part_sizes.len() {
-        let path = home.part(Table::Clusters, part);
-        let table = crate::atomic::read_parquet(&path)?;
-        let (l, d) =
-            findings::clusters_from_batch(&table).map_err(|reason| Error::run(&path, reason))?;
+        let (l, d) = home.read_clusters(part)?;
         labels.extend(l);
         distances.extend(d);
     }

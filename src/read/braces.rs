@@ -9,14 +9,19 @@ use crate::{Error, Result};
 /// More names than this from one argument are a slip of the finger, not a data set.
 const LIMIT: usize = 1_000_000;
 
+/// The same of the bytes of all names.
+const BYTES_LIMIT: usize = 1 << 30;
+
 /// The names that `pattern` stands for; `pattern` itself where it has no group.
 ///
 /// # Errors
-/// [`Error::Usage`] for more than a million names.
-pub(super) fn expand(pattern: &str) -> Result<Vec<String>> {
+/// [`Error::Usage`] for more than a million names, or a gigabyte of them.
+pub(crate) fn expand(pattern: &str) -> Result<Vec<String>> {
     let mut done = Vec::new();
     // What is still to expand, each with the length of its beginning that has no group; the next one last.
     let mut open = vec![(pattern.to_string(), 0)];
+    // Bytes of both, none of which is given back but by a name that its choices take the place of.
+    let mut held = pattern.len();
     while let Some((name, from)) = open.pop() {
         let Some((start, end, choices)) = first_group(&name, from) else {
             done.push(name);
@@ -24,10 +29,14 @@ pub(super) fn expand(pattern: &str) -> Result<Vec<String>> {
         };
         let choices = match choices {
             Choices::Texts(texts) => texts,
-            Choices::Range(range) if range.len() <= LIMIT as u128 => range.texts(),
+            Choices::Range(range) if range.fits() => range.texts(),
             Choices::Range(_) => return Err(too_many(pattern)),
         };
         if done.len() + open.len() + choices.len() > LIMIT {
+            return Err(too_many(pattern));
+        }
+        held += choices.iter().map(|c| c.len() + name.len()).sum::<usize>() - name.len();
+        if held > BYTES_LIMIT {
             return Err(too_many(pattern));
         }
         for choice in choices.iter().rev() {
@@ -151,6 +160,12 @@ impl Range {
         u128::from(self.from.abs_diff(self.to)) / u128::from(self.step) + 1
     }
 
+    /// Whether the names are not too many, nor the zeros before them.
+    fn fits(&self) -> bool {
+        let bytes = self.len().saturating_mul(self.width as u128);
+        self.len() <= LIMIT as u128 && bytes <= BYTES_LIMIT as u128
+    }
+
     fn texts(&self) -> Vec<String> {
         let sign = if self.to < self.from { -1 } else { 1 };
         (0..self.len() as i128)
@@ -231,6 +246,14 @@ mod tests {
             "{-9223372036854775808..9223372036854775807}",
         ] {
             assert!(matches!(expand(pattern), Err(Error::Usage(_))), "{pattern}");
+        }
+        // Few enough, but each is long: by what stands around the braces, or by the zeros in them.
+        let (around, padded) = (
+            format!("{{0..999999}}{}", "x".repeat(10_000)),
+            format!("{{{}0..999999}}", "0".repeat(10_000)),
+        );
+        for pattern in [around, padded] {
+            assert!(matches!(expand(&pattern), Err(Error::Usage(_))));
         }
         assert_eq!(expand("{0..999999}").unwrap().len(), 1_000_000);
     }

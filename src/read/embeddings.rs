@@ -26,6 +26,10 @@ use crate::digest::sha256_file;
 use crate::store::ids::IdType;
 use crate::{Error, Result};
 
+/// A block of rows is so long at most, in rows and in bytes of f32.
+const BLOCK_ROWS: usize = 1024;
+const BLOCK_BYTES: usize = 16 << 20;
+
 /// Which columns of parquets are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Columns {
@@ -213,7 +217,8 @@ impl Embeddings {
     /// # Errors
     /// [`Error::Input`] and [`Error::Io`] where a file breaks off; what `visit` refuses.
     pub fn for_each(&self, mut visit: impl FnMut(Row) -> Result<()>) -> Result<()> {
-        const BLOCK: usize = 1024;
+        // Rows of any length: a file that claims long ones must not make the block long too.
+        let block = (BLOCK_BYTES / (4 * self.dims)).clamp(1, BLOCK_ROWS);
         for file in &self.files {
             let mut pass = |first: u64, lists: Lists| {
                 let rows = lists.values.chunks_exact(self.dims);
@@ -230,7 +235,7 @@ impl Embeddings {
                 Ok(())
             };
             match &file.content {
-                Content::Npy(npy) => npy.for_each(BLOCK, |first, values| {
+                Content::Npy(npy) => npy.for_each(block, |first, values| {
                     let rows = (values.len() / self.dims) as u64;
                     let ids = (first..first + rows).map(|row| self.npy_id(file, row));
                     let ids: Vec<_> = ids.collect();
@@ -244,7 +249,7 @@ impl Embeddings {
                         },
                     )
                 })?,
-                Content::Parquet(vectors) => vectors.for_each(BLOCK, self.dims, pass)?,
+                Content::Parquet(vectors) => vectors.for_each(block, self.dims, pass)?,
             }
         }
         Ok(())

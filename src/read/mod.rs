@@ -46,6 +46,8 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::braces::expand as expand_braces;
 use self::folder::Folder;
 use self::list::List;
 use self::look::{Look, What, head, look, unreadable};
@@ -157,9 +159,13 @@ impl Input {
             return Box::new(std::iter::empty());
         }
         match &self.source {
-            Source::Folder(folder) => {
-                Box::new(folder.samples(&self.naming).skip(start).take(end - start))
-            }
+            Source::Folder(folder) => Box::new(Counted {
+                samples: folder.samples(&self.naming).skip(start).take(end - start),
+                // Without a partition the range has no end.
+                missing: end.min(folder.count()).saturating_sub(start),
+                whole_is_gone: false,
+                naming: &self.naming,
+            }),
             Source::List(list) => Box::new(list.samples(&self.naming, start..end)),
             // Its basename is its id, alone or among others.
             Source::Image(path) => {
@@ -178,6 +184,34 @@ impl Input {
             }
             Source::Unusable(reason) => Box::new(std::iter::once(self.naming.bad(reason.clone()))),
         }
+    }
+}
+
+/// The samples of a folder, and one for all that were there when it was counted and are not any more.
+struct Counted<'a, I> {
+    samples: I,
+    /// Images still to come.
+    missing: usize,
+    /// The folder itself could not be opened again, and has its sample.
+    whole_is_gone: bool,
+    naming: &'a Naming,
+}
+
+impl<I: Iterator<Item = Sample>> Iterator for Counted<'_, I> {
+    type Item = Sample;
+
+    fn next(&mut self) -> Option<Sample> {
+        if let Some(sample) = self.samples.next() {
+            self.missing = self.missing.saturating_sub(1);
+            self.whole_is_gone = sample.id == self.naming.base;
+            return Some(sample);
+        }
+        let missing = std::mem::take(&mut self.missing);
+        (missing > 0 && !self.whole_is_gone).then(|| {
+            self.naming.bad(format!(
+                "{missing} images that were here when the run began were gone before they were read"
+            ))
+        })
     }
 }
 

@@ -187,7 +187,7 @@ pub fn read_matrix(path: &Path) -> crate::Result<(usize, usize, Vec<f32>)> {
     let refuse = |reason| crate::Error::input(path.display().to_string(), reason);
     let npy = Npy::open(path).map_err(refuse)?;
     let mut values = Vec::new();
-    npy.for_each(4096, |_, block| {
+    npy.for_each((1 << 22) / npy.dims.max(1) + 1, |_, block| {
         values.extend(block);
         Ok(())
     })?;

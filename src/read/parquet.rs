@@ -198,21 +198,25 @@ impl Iterator for Rows<'_> {
                 batch.and_then(|batch| batch.map(|batch| self.samples(&batch)).transpose());
             match samples {
                 Ok(Some(samples)) => self.ready = samples.into_iter(),
-                Ok(None) => self.done = true,
-                Err(reason) => {
-                    self.done = true;
-                    let rest = format!(
-                        "rows from {} of {} cannot be read: {reason}",
-                        self.row, self.parquet.rows
-                    );
-                    return Some(self.parquet.naming.bad(rest));
-                }
+                Ok(None) if self.row >= self.parquet.rows => self.done = true,
+                // A damaged footer may promise rows that no page has.
+                Ok(None) => return Some(self.rest("the file ends before them")),
+                Err(reason) => return Some(self.rest(&reason)),
             }
         }
     }
 }
 
 impl Rows<'_> {
+    /// The sample that stands for the rows that cannot be read.
+    fn rest(&mut self, reason: &str) -> Sample {
+        self.done = true;
+        self.parquet.naming.bad(format!(
+            "rows from {} of {} cannot be read: {reason}",
+            self.row, self.parquet.rows
+        ))
+    }
+
     fn samples(&mut self, batch: &RecordBatch) -> Result<Vec<Sample>, String> {
         let columns = &self.parquet.columns;
         let column = |at: usize| batch.column(self.places[&at]);

@@ -134,7 +134,15 @@ impl Vectors {
                 row += 1;
             }
         }
-        Ok(())
+        self.check_rows(row)
+    }
+
+    /// A damaged footer may promise rows that no page has.
+    fn check_rows(&self, row: u64) -> crate::Result<()> {
+        match row == self.rows {
+            true => Ok(()),
+            false => Err(self.damaged(row, "the file ends before them")),
+        }
     }
 
     /// Hands blocks of at most `block` rows to `visit`, with the number of their first row.
@@ -169,7 +177,7 @@ impl Vectors {
             visit(row, lists)?;
             row += batch.num_rows() as u64;
         }
-        Ok(())
+        self.check_rows(row)
     }
 }
 

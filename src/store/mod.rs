@@ -11,6 +11,7 @@ pub mod tables;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use arrow::array::RecordBatch;
 use sha2::{Digest, Sha256};
 
 use crate::atomic;
@@ -210,6 +211,83 @@ impl RunDir {
         Ok(names.collect())
     }
 
+    /// What is wrong with part `index` of a table; none where its file is there and its checksum holds.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it is there and cannot be read.
+    pub fn trouble(&self, table: Table, index: usize) -> Result<Option<String>> {
+        atomic::trouble(self.part(table, index))
+    }
+
+    /// Whether part `index` is done and both its files are as they were written. What is wrong is told to `note`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a file is there and cannot be read.
+    pub fn part_holds(&self, index: usize, note: impl Fn(&str)) -> Result<bool> {
+        if !self.has_part(index) {
+            return Ok(false);
+        }
+        for table in [Table::Samples, Table::Embeddings] {
+            if let Some(trouble) = self.trouble(table, index)? {
+                let path = self.part(table, index);
+                note(&format!(
+                    "{}: {trouble}; part {index} is made anew",
+                    path.display()
+                ));
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What makes a damaged part of a table anew.
+    fn remedy(&self, table: Table) -> String {
+        let root = self.root.display();
+        match table {
+            Table::Samples | Table::Embeddings => format!(
+                "repeat the command that made the run, with the same inputs and --out {root}: it makes what is damaged anew and \
+                 keeps the rest"
+            ),
+            Table::Scores(name) => {
+                format!("clipsift score {root} --head {name}=... makes what is damaged anew")
+            }
+            Table::Clusters => format!("clipsift dedup {root} makes it anew"),
+        }
+    }
+
+    /// Reads a part of a table, as `rows` takes it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] with what makes it anew.
+    fn read<T>(
+        &self,
+        table: Table,
+        index: usize,
+        rows: impl FnOnce(&RecordBatch) -> Result<T, String>,
+    ) -> Result<T> {
+        let path = self.part(table, index);
+        atomic::read_parquet(&path)
+            .and_then(|batch| rows(&batch).map_err(|reason| Error::damaged(&path, reason)))
+            .map_err(|error| error.with_remedy(|| self.remedy(table)))
+    }
+
+    /// Calls `each` with some columns of a part of the samples.
+    fn read_columns(
+        &self,
+        index: usize,
+        columns: &[&str],
+        mut each: impl FnMut(&RecordBatch) -> Result<(), String>,
+    ) -> Result<()> {
+        let path = self.part(Table::Samples, index);
+        let mut read = || {
+            for batch in atomic::read_parquet_batches(&path, columns)? {
+                each(&batch?).map_err(|reason| Error::damaged(&path, reason))?;
+            }
+            Ok(())
+        };
+        read().map_err(|error: Error| error.with_remedy(|| self.remedy(Table::Samples)))
+    }
+
     /// Whether part `index` is done.
     pub fn has_part(&self, index: usize) -> bool {
         self.part(Table::Samples, index).is_file() && self.part(Table::Embeddings, index).is_file()
@@ -240,45 +318,42 @@ impl RunDir {
     /// Reads the samples of a part.
     ///
     /// # Errors
-    /// [`Error::Run`] where the file is damaged.
+    /// [`Error::Damaged`] with what makes the file anew.
     pub fn read_samples(&self, index: usize) -> Result<Vec<SampleRow>> {
-        let path = self.part(Table::Samples, index);
-        tables::samples_from_batch(&atomic::read_parquet(&path)?)
-            .map_err(|reason| Error::run(path, reason))
+        self.read(Table::Samples, index, tables::samples_from_batch)
     }
 
     /// Calls `each` with the id of each sample of a part and whether it is good, and reads nothing else.
     ///
     /// # Errors
-    /// [`Error::Run`] where the file is damaged.
+    /// [`Error::Damaged`] with what makes the file anew.
     pub(crate) fn for_each_id(&self, index: usize, mut each: impl FnMut(&str, bool)) -> Result<()> {
-        let path = self.part(Table::Samples, index);
-        for table in atomic::read_parquet_batches(&path, &["id", "error"])? {
-            tables::for_each_id(&table?, &mut each).map_err(|reason| Error::run(&path, reason))?;
-        }
-        Ok(())
+        self.read_columns(index, &["id", "error"], |table| {
+            tables::for_each_id(table, &mut each)
+        })
     }
 
     /// Calls `each` with the sha256 of each good sample of a part; empty where there is none.
     ///
     /// # Errors
-    /// [`Error::Run`] where the file is damaged.
+    /// [`Error::Damaged`] with what makes the file anew.
     pub(crate) fn for_each_sha256(&self, index: usize, mut each: impl FnMut(&str)) -> Result<()> {
-        let path = self.part(Table::Samples, index);
-        for table in atomic::read_parquet_batches(&path, &["error", "sha256"])? {
-            tables::for_each_sha256(&table?, &mut each)
-                .map_err(|reason| Error::run(&path, reason))?;
-        }
-        Ok(())
+        self.read_columns(index, &["error", "sha256"], |table| {
+            tables::for_each_sha256(table, &mut each)
+        })
     }
 
     /// Feeds all samples' tables to a hash: what decides whether something made of them is still theirs.
     ///
     /// # Errors
-    /// [`Error::Io`]
+    /// [`Error::Io`]; [`Error::Damaged`] with what makes the file anew.
     pub(crate) fn hash_samples(&self, hash: &mut Sha256) -> Result<()> {
         for part in 0..self.parts() {
             let path = self.part(Table::Samples, part);
+            if let Some(trouble) = atomic::trouble(&path)? {
+                let damaged = Error::damaged(&path, trouble);
+                return Err(damaged.with_remedy(|| self.remedy(Table::Samples)));
+            }
             hash.update(fs::read(&path).map_err(Error::io("read", &path))?);
         }
         Ok(())
@@ -287,31 +362,40 @@ impl RunDir {
     /// Reads the embeddings of a part.
     ///
     /// # Errors
-    /// [`Error::Run`] where the file is damaged.
+    /// [`Error::Damaged`] with what makes the file anew.
     pub fn read_embeddings(&self, index: usize) -> Result<Embeddings> {
-        let path = self.part(Table::Embeddings, index);
-        Embeddings::from_batch(&atomic::read_parquet(&path)?)
-            .map_err(|reason| Error::run(path, reason))
+        self.read(Table::Embeddings, index, Embeddings::from_batch)
     }
 
     /// Reads a score of a part's good samples, in their order.
     ///
     /// # Errors
-    /// [`Error::Run`] where the file is damaged.
+    /// [`Error::Damaged`] with what makes the file anew.
     pub fn read_scores(&self, name: &str, index: usize) -> Result<Vec<f32>> {
-        let path = self.part(Table::Scores(name), index);
-        tables::scores_from_batch(&atomic::read_parquet(&path)?)
-            .map_err(|reason| Error::run(path, reason))
+        self.read(Table::Scores(name), index, tables::scores_from_batch)
+    }
+
+    /// Reads centroid numbers and cosine distances of a part's good samples, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] with what makes the file anew.
+    pub fn read_clusters(&self, index: usize) -> Result<(Vec<u32>, Vec<f32>)> {
+        self.read(Table::Clusters, index, findings::clusters_from_batch)
     }
 
     /// Reads `run.json`; none where the run has not begun.
     ///
     /// # Errors
-    /// [`Error::Run`] where it is damaged.
+    /// [`Error::Damaged`]
     pub fn read_run_file(&self) -> Result<Option<RunFile>> {
         let path = self.path(RUN_FILE);
         if path.is_file() {
-            atomic::read_json(&path).map(Some)
+            let read = atomic::read_json(&path).map(Some);
+            read.map_err(|error| {
+                error.with_remedy(|| {
+                    "nothing else says what the run is: begin anew with another --out".to_string()
+                })
+            })
         } else {
             Ok(None)
         }

@@ -1,4 +1,35 @@
-//! Wrong use, hostile input, and being killed.
+//! Wrong use, hostile input, and everything that can go wrong on the way.
+//!
+//! | fault | where | what happens | test |
+//! |---|---|---|---|
+//! | wrong use | any command | refused before an image is decoded, with the remedy; exit 2 | `wrong_use_is_refused_at_once_with_what_to_do` |
+//! | hostile bytes | reading | bad samples with a reason, nothing outside the output | `hostile_input_costs_the_bad_samples_and_nothing_else`, `fuzzing::tests` |
+//! | input changed | going on, writing | refused; never a part of two inputs | `a_changed_input_is_noticed_when_a_run_goes_on` |
+//! | input gone | embedding | the rest are bad samples | `disk::images_that_vanish_in_the_middle_are_bad_samples_and_nothing_else` |
+//! | input gone | writing | error with its name; nothing half-written | the same |
+//! | disk full | any stage | exit 1 with the file, no leftovers; with room it goes on to the same bytes | `disk::a_full_disk_is_said_and_with_room_the_same_command_goes_on` |
+//! | disk full, a real file system | any stage | the same, where one can be mounted | `disk::a_full_file_system_is_said_too` |
+//! | unwritable | any command | refused before the work | `disk::a_place_that_cannot_be_written_to_is_refused_before_the_work` |
+//! | two processes on a run | any command | the second is refused, with the first one's id | `kill::a_second_process_is_refused_by_name_and_a_dead_one_holds_nothing` |
+//! | `kill -9` | at each file of each stage | the same command ends with the same bytes | `kill::killed_at_any_file_of_any_stage_the_same_command_ends_with_the_same_bytes` |
+//! | `kill -9` | at any moment | the same, and no finished part is done again | `killed_at_any_moment_the_same_command_ends_with_the_same_bytes` |
+//! | damaged samples, embeddings | `curate`, `embed` | found by checksum, that part is made anew, said | `damage::the_command_that_made_a_run_makes_what_is_damaged_anew_and_says_so` |
+//! | damaged samples, embeddings | other commands | error that names the command which makes them | `damage::what_a_command_cannot_make_is_an_error_with_the_command_that_can` |
+//! | damaged scores | `curate`, `score` | that part is made anew, said; `filter`: error that names `score` | both, and `damage::what_follows_from_stored_rows_is_found_anew_without_the_images` |
+//! | damaged clusters, pairs, matches | `curate`, `dedup` | found anew, said; `filter`: error that names `dedup` | the same |
+//! | damaged decisions | `write`, `report` | decided anew, said | `damage::damaged_decisions_are_made_anew_where_they_are_read` |
+//! | damaged `run.json` | any command | error: nothing else says what the run is | `damage::a_damaged_run_json_says_that_nothing_else_can_tell` |
+//!
+//! Damage is a flipped bit, a cut end, an empty file, a missing one. The disk is full by a library that stands before the C
+//! library of the command (`faults/shim.cpp`), so that no test needs to be root.
+
+mod damage;
+#[cfg(target_os = "linux")]
+mod disk;
+#[cfg(target_os = "linux")]
+mod kill;
+#[cfg(target_os = "linux")]
+mod shim;
 
 use std::path::Path;
 use std::process::Stdio;

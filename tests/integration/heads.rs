@@ -147,6 +147,26 @@ fn layers_that_do_not_fit_each_other_are_refused() {
 }
 
 #[test]
+fn layers_without_values_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, tensors) in [
+        ("takes", vec![("weight", vec![], &[1, 0][..])]),
+        (
+            "gives",
+            vec![
+                ("layers.0.weight", vec![], &[0, 4]),
+                ("layers.1.weight", vec![], &[1, 0]),
+            ],
+        ),
+    ] {
+        let path = dir.path().join(format!("{name}.safetensors"));
+        save(&path, &tensors);
+        let message = Head::from_file(&path).unwrap_err().to_string();
+        assert!(message.contains("no values"), "{message}");
+    }
+}
+
+#[test]
 fn damaged_and_absent_files_are_refused_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     for (name, content) in [
