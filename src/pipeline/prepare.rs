@@ -70,17 +70,15 @@ impl<'a, I: Iterator<Item = Sample>> Walk<'a, I> {
             Some(left) => left,
             None if self.samples.peek().is_none() => return Ok(None),
             None => {
-                if self
-                    .dir
-                    .part_holds(self.part, |line| self.context.note(line))?
-                {
+                let context = self.context;
+                if self.dir.part_holds(self.part, |line| context.note(line))? {
                     let samples = self.samples.by_ref().take(self.part_size);
                     let mark = standing(self.dir, self.part, samples)?;
                     self.part += 1;
                     return Ok(Some(Item::Pass(mark)));
                 }
                 // A part that is begun is finished.
-                self.context.check()?;
+                context.check()?;
                 self.part_size
             }
         };
