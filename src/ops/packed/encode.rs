@@ -76,29 +76,29 @@ pub(super) fn integer(x: f32, width: f32) -> f32 {
 
 /// A chunk of a row of floats as bytes: the values themselves, rounded, or one of the parts they are split into.
 #[inline(always)]
-fn f32_bytes(values: &[f32; 16]) -> [u8; CHUNK] {
+fn f32_bytes<T: Element>(values: &[T; 16]) -> [u8; CHUNK] {
     let mut bits = [0u32; 16];
     for (bits, x) in bits.iter_mut().zip(values) {
-        *bits = x.to_bits().to_le();
+        *bits = x.load().to_bits().to_le();
     }
     bytemuck::cast(bits)
 }
 
 #[inline(always)]
-fn bf16_bytes(values: &[f32; 32]) -> [u8; CHUNK] {
+fn bf16_bytes<T: Element>(values: &[T; 32]) -> [u8; CHUNK] {
     let mut bits = [0u16; 32];
     for (bits, x) in bits.iter_mut().zip(values) {
-        *bits = half::bf16::store(*x).to_bits().to_le();
+        *bits = half::bf16::store(x.load()).to_bits().to_le();
     }
     bytemuck::cast(bits)
 }
 
 /// A chunk of each digit, the highest first.
 #[inline(always)]
-fn fixed_bytes(values: &[f32; CHUNK], inverse: f32) -> [[u8; CHUNK]; DIGITS] {
+fn fixed_bytes<T: Element>(values: &[T; CHUNK], inverse: f32) -> [[u8; CHUNK]; DIGITS] {
     let mut all = [0u32; CHUNK];
     for i in 0..CHUNK {
-        all[i] = digits(values[i], inverse);
+        all[i] = digits(values[i].load(), inverse);
     }
     let mut bytes = [[0; CHUNK]; DIGITS];
     for i in 0..CHUNK {
@@ -127,15 +127,15 @@ pub(super) fn pack_rows(
 ) {
     for (r, row) in values.chunks_exact(depth).take(16).enumerate() {
         match scheme {
-            Scheme::F32(_) => place(lines, r, f32_bytes(&chunk_of(row, chunk))),
-            Scheme::Bf16(_) => place(lines, r, bf16_bytes(&chunk_of(row, chunk))),
+            Scheme::F32(_) => place(lines, r, f32_bytes::<f32>(&chunk_of(row, chunk))),
+            Scheme::Bf16(_) => place(lines, r, bf16_bytes::<f32>(&chunk_of(row, chunk))),
             Scheme::Fixed(_) => {
-                let bytes = fixed_bytes(&chunk_of(row, chunk), 1.0 / steps[r]);
+                let bytes = fixed_bytes::<f32>(&chunk_of(row, chunk), 1.0 / steps[r]);
                 place(lines, r, bytes[plane]);
             }
             Scheme::Int8(_) => {
                 let mut bytes = [0; CHUNK];
-                for (byte, x) in bytes.iter_mut().zip(chunk_of::<f32, CHUNK>(row, chunk)) {
+                for (byte, x) in bytes.iter_mut().zip(chunk_of::<CHUNK>(row, chunk)) {
                     *byte = integer(x, steps[r]) as i8 as u8;
                 }
                 place(lines, r, bytes);
@@ -191,22 +191,16 @@ fn columns_of(values: &[f32], n: usize, first: usize, row: usize) -> [f32; 16] {
 
 /// N values of a row, zeros where it ends.
 #[inline(always)]
-fn chunk_of<T: Element, const N: usize>(row: &[T], chunk: usize) -> [f32; N] {
+fn chunk_of<const N: usize>(row: &[f32], chunk: usize) -> [f32; N] {
     let rest = &row[row.len().min(chunk * N)..];
-    let mut values = [0.0; N];
-    match rest.first_chunk::<N>() {
-        Some(whole) => {
-            for (value, x) in values.iter_mut().zip(whole) {
-                *value = x.load();
-            }
-        }
+    match rest.first_chunk() {
+        Some(whole) => *whole,
         None => {
-            for (value, x) in values.iter_mut().zip(rest) {
-                *value = x.load();
-            }
+            let mut values = [0.0; N];
+            values[..rest.len()].copy_from_slice(rest);
+            values
         }
     }
-    values
 }
 
 /// The least value of each row (0 where digits have signs) and the width of a step, zeros where a scheme does not ask for them.
@@ -267,6 +261,15 @@ pub(super) fn encode_left<T: Element>(
         group,
     };
     let plane = encoded.len() / scheme.planes();
+    let m = x.len() / depth;
+    for r in m..m.next_multiple_of(EDGE) {
+        let lines = encoded.chunks_exact_mut(plane);
+        for line in
+            lines.flat_map(|lines| lines[rows.line(r)..].iter_mut().step_by(LINES).take(group))
+        {
+            *line = Line::ZERO;
+        }
+    }
     match scheme {
         Scheme::F32(_) => rows.each(
             #[inline(always)]
@@ -287,12 +290,12 @@ pub(super) fn encode_left<T: Element>(
         ),
         Scheme::Int8(_) => rows.each(
             #[inline(always)]
-            |r, at, values: &[f32; 64]| {
+            |r, at, values: &[T; CHUNK]| {
                 let (least, width) = ranges.get(r).copied().unwrap_or_default();
                 let factor = if width > 0.0 { 1.0 / width } else { 0.0 };
                 for (byte, x) in encoded[at].0.iter_mut().zip(values) {
                     // From 0 to 255 up to rounding; adding 2²³ leaves no room for a fraction.
-                    let q = ((x - least) * factor).clamp(0.0, 255.0) + 8_388_608.0;
+                    let q = ((x.load() - least) * factor).clamp(0.0, 255.0) + 8_388_608.0;
                     *byte = q.to_bits() as u8;
                 }
             },
@@ -309,20 +312,27 @@ struct Rows<'a, T> {
 }
 
 impl<T: Element> Rows<'_, T> {
-    /// Calls `put` with the row, the line where a chunk belongs and the chunk's N values.
+    /// The line where the first of a row's chunks belongs.
     #[inline(always)]
-    fn each<const N: usize>(&self, mut put: impl FnMut(usize, usize, &[f32; N])) {
-        let m = self.x.len() / self.depth;
-        for r in 0..m.next_multiple_of(EDGE) {
-            let row = if r < m {
-                &self.x[r * self.depth..][..self.depth]
-            } else {
-                &[]
-            };
-            let start = (r / EDGE * self.group) * LINES + r % EDGE;
+    fn line(&self, r: usize) -> usize {
+        r / EDGE * self.group * LINES + r % EDGE
+    }
+
+    /// Calls `put` with the row, the line where a chunk belongs and the chunk's N values, zeros where the row ends.
+    #[inline(always)]
+    fn each<const N: usize>(&self, mut put: impl FnMut(usize, usize, &[T; N])) {
+        for (r, row) in self.x.chunks_exact(self.depth).enumerate() {
+            let (whole, rest) = row.as_chunks::<N>();
             for c in 0..self.group {
-                let values = chunk_of(row, self.first + c);
-                put(r, start + c * LINES, &values);
+                let at = self.line(r) + c * LINES;
+                match whole.get(self.first + c) {
+                    Some(values) => put(r, at, values),
+                    None => {
+                        let mut values = [T::store(0.0); N];
+                        values[..rest.len()].copy_from_slice(rest);
+                        put(r, at, &values);
+                    }
+                }
             }
         }
     }
