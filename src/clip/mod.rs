@@ -1,5 +1,6 @@
 //! CLIP: where a tower comes from, and images -> unit rows.
 
+mod balance;
 pub mod check;
 pub mod config;
 pub mod hub;

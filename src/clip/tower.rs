@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::balance::balanced;
 use super::config::VisionConfig;
 use super::weights::Weights;
 use crate::error::Result;
@@ -86,14 +87,33 @@ impl Loader<'_> {
 
     /// A norm whose results are of `dtype`.
     fn norm(&self, key: &str, width: usize, dtype: DType) -> Result<LayerNorm> {
-        let get = |name: &str| {
-            self.place_as(self.weights.get(&format!("{key}.{name}"), &[width])?, dtype)
-        };
+        let [weight, bias] = self.norm_parameters(key, width)?;
+        self.place_norm(weight, bias, dtype)
+    }
+
+    fn norm_parameters(&self, key: &str, width: usize) -> Result<[Tensor; 2]> {
+        let get = |name: &str| self.weights.get(&format!("{key}.{name}"), &[width]);
+        Ok([get("weight")?, get("bias")?])
+    }
+
+    fn place_norm(&self, weight: Tensor, bias: Tensor, dtype: DType) -> Result<LayerNorm> {
         Ok(LayerNorm {
-            weight: get("weight")?,
-            bias: get("bias")?,
+            weight: self.place_as(weight, dtype)?,
+            bias: self.place_as(bias, dtype)?,
             eps: self.eps,
         })
+    }
+
+    /// A norm and the matrix `[out, w]` that its results are multiplied with.
+    fn norm_and_matrix(&self, key: &str, linear: Tensor) -> Result<(LayerNorm, Matrix)> {
+        let [mut weight, mut bias] = self.norm_parameters(key, linear.dim(1)?)?;
+        let mut linear = linear;
+        // In f16, as on a card, what is small would fall below the normal range.
+        if self.device.is_cpu() {
+            [weight, bias, linear] = balanced(&weight, &bias, &linear)?;
+        }
+        let norm = self.place_norm(weight, bias, self.precision.dtype())?;
+        Ok((norm, self.matrix(&linear)?))
     }
 
     fn linear(&self, key: &str, width: usize, out: usize) -> Result<Linear> {
@@ -103,18 +123,36 @@ impl Loader<'_> {
         })
     }
 
-    fn fused_qkv(&self, key: &str, width: usize) -> Result<Linear> {
-        let names = ["q_proj", "k_proj", "v_proj"].map(|n| format!("{key}.{n}"));
-        let all = |suffix: &str, shape: &[usize]| -> Result<Tensor> {
-            let parts: Result<Vec<_>> = names
-                .iter()
-                .map(|n| self.weights.get(&format!("{n}.{suffix}"), shape))
-                .collect();
-            Ok(Tensor::cat(&parts?, 0)?)
-        };
-        Ok(Linear {
-            weight: self.matrix(&all("weight", &[width, width])?)?,
-            bias: self.place(all("bias", &[width])?)?,
+    /// Queries, keys and values in one: a tensor of each, joined.
+    fn fused(&self, key: &str, suffix: &str, shape: &[usize]) -> Result<Tensor> {
+        let parts = ["q_proj", "k_proj", "v_proj"]
+            .iter()
+            .map(|name| self.weights.get(&format!("{key}.{name}.{suffix}"), shape))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    fn layer(&self, key: &str, width: usize, inner: usize) -> Result<Layer> {
+        let attention = format!("{key}.self_attn");
+        let fused = self.fused(&attention, "weight", &[width, width])?;
+        let (norm1, qkv) = self.norm_and_matrix(&format!("{key}.layer_norm1"), fused)?;
+        let up = self
+            .weights
+            .get(&format!("{key}.mlp.fc1.weight"), &[inner, width])?;
+        let (norm2, up) = self.norm_and_matrix(&format!("{key}.layer_norm2"), up)?;
+        Ok(Layer {
+            norm1,
+            qkv: Linear {
+                weight: qkv,
+                bias: self.place(self.fused(&attention, "bias", &[width])?)?,
+            },
+            out: self.linear(&format!("{attention}.out_proj"), width, width)?,
+            norm2,
+            up: Linear {
+                weight: up,
+                bias: self.tensor(&format!("{key}.mlp.fc1.bias"), &[inner])?,
+            },
+            down: self.linear(&format!("{key}.mlp.fc2"), inner, width)?,
         })
     }
 }
@@ -156,16 +194,12 @@ impl VisionTower {
         let layers = (0..config.num_hidden_layers)
             .map(|i| {
                 let key = format!("{root}.encoder.layers.{i}");
-                Ok(Layer {
-                    norm1: load.norm(&format!("{key}.layer_norm1"), w, precision.dtype())?,
-                    qkv: load.fused_qkv(&format!("{key}.self_attn"), w)?,
-                    out: load.linear(&format!("{key}.self_attn.out_proj"), w, w)?,
-                    norm2: load.norm(&format!("{key}.layer_norm2"), w, precision.dtype())?,
-                    up: load.linear(&format!("{key}.mlp.fc1"), w, config.intermediate_size)?,
-                    down: load.linear(&format!("{key}.mlp.fc2"), config.intermediate_size, w)?,
-                })
+                load.layer(&key, w, config.intermediate_size)
             })
             .collect::<Result<_>>()?;
+        let projection = weights.get("visual_projection.weight", &[config.projection_dim, w])?;
+        let (post_norm, projection) =
+            load.norm_and_matrix(&format!("{root}.post_layernorm"), projection)?;
         Ok(VisionTower {
             config: config.clone(),
             stream,
@@ -175,9 +209,8 @@ impl VisionTower {
             // The misspelling is in the published weights.
             pre_norm: load.norm(&format!("{root}.pre_layrnorm"), w, stream)?,
             layers,
-            post_norm: load.norm(&format!("{root}.post_layernorm"), w, precision.dtype())?,
-            projection: load
-                .matrix(&weights.get("visual_projection.weight", &[config.projection_dim, w])?)?,
+            post_norm,
+            projection,
             memory: Mutex::default(),
         })
     }

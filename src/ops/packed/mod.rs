@@ -263,12 +263,13 @@ impl Packed {
                 }
             }
             Scheme::Fixed(_) => {
-                let (steps, middle, low) = (&self.steps[pair], sums(1), sums(2));
+                // The digits of weight 256⁴ down to 256: the smaller first, so that they are not rounded to the largest one by one.
+                let (steps, [s1, s2, s3]) = (&self.steps[pair], [sums(1), sums(2), sums(3)]);
                 for i in 0..EDGE {
-                    let small = integer(middle[i]) * 256.0 + integer(low[i]);
-                    // Digits from 256⁴ down to 256² were multiplied.
-                    let sum = integer(values[i]) * 65_536.0 + small;
-                    values[i] = sum * (width * 65_536.0) * steps[i];
+                    let small = integer(s2[i]) * 256.0 + integer(s3[i]);
+                    let small = integer(s1[i]) * 65_536.0 + small;
+                    let sum = integer(values[i]) * 16_777_216.0 + small;
+                    values[i] = sum * (width * 256.0) * steps[i];
                 }
             }
         }
