@@ -5,6 +5,7 @@
 //! [`Pending`] that held it. Tables carry a checksum, and each reading compares it.
 
 mod checksum;
+mod chunks;
 mod lock;
 mod table;
 
@@ -17,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tempfile::NamedTempFile;
 
 pub(crate) use self::checksum::of_bytes as checksum_of_bytes;
+pub(crate) use self::chunks::Chunks;
 pub use self::lock::{FolderLock, lock_folder, share_folder};
 pub(crate) use self::table::io_of_parquet;
 pub use self::table::{

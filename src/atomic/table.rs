@@ -15,6 +15,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
+use super::chunks::Chunks;
 use super::{Pending, checksum};
 use crate::error::{Error, Result};
 
@@ -115,12 +116,13 @@ pub fn trouble(path: impl AsRef<Path>) -> Result<Option<String>> {
 const DIFFERS: &str = "its checksum differs";
 
 /// Opens a table whose checksum holds.
-fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<Chunks>> {
     if checksum::holds(path).map_err(Error::io("read", path))? == Some(false) {
         return Err(Error::damaged(path, DIFFERS));
     }
     let file = File::open(path).map_err(Error::io("read", path))?;
-    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| Error::damaged(path, e.to_string()))
+    ParquetRecordBatchReaderBuilder::try_new(Chunks(file))
+        .map_err(|e| Error::damaged(path, e.to_string()))
 }
 
 /// Reads a whole parquet file as one batch.

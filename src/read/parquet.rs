@@ -24,6 +24,7 @@ use super::columns::{self, Columns, Form, plain};
 use super::folder::file_sample;
 use super::unique::Unique;
 use super::{Naming, Options, Reader, names, printable, unreadable};
+use crate::atomic::Chunks;
 use crate::sample::{Blob, Sample, Sidecar};
 
 /// What a batch should hold at most, going by the average row.
@@ -151,9 +152,9 @@ impl Reader for Parquet {
     }
 }
 
-pub(super) fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, String> {
+pub(super) fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<Chunks>, String> {
     let file = File::open(path).map_err(|e| unreadable(&e))?;
-    guarded(|| ParquetRecordBatchReaderBuilder::try_new(file))
+    guarded(|| ParquetRecordBatchReaderBuilder::try_new(Chunks(file)))
         .map_err(|e| format!("is not a whole parquet file: {e}"))
 }
 
