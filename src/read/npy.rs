@@ -13,8 +13,11 @@ use super::unreadable;
 /// The first bytes of every `.npy`.
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 
-/// A plain matrix has a header of 128 bytes. The limit keeps a hostile one from nesting brackets without end.
+/// A plain matrix has a header of 128 bytes.
 const LONGEST_HEADER: usize = 1024;
+/// Brackets in brackets: that of a plain matrix is a dictionary with a tuple in it, one of records has two more. The time that
+/// npyz takes for a header may double with each.
+const DEEPEST_HEADER: usize = 6;
 
 /// More dims than any model gives.
 pub(super) const MOST_DIMS: u64 = 1 << 20;
@@ -170,6 +173,17 @@ fn header(head: &[u8]) -> Result<(NpyHeader, u64), String> {
     }
     let end = begin + length as usize;
     let whole = head.get(..end).ok_or_else(cut)?;
+    let mut depth = 0usize;
+    for byte in &whole[begin..] {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST_HEADER {
+            return Err("has a damaged .npy header: too many brackets".to_string());
+        }
+    }
     let header = guarded(|| NpyHeader::from_reader(whole))
         .map_err(|e| format!("has a damaged .npy header: {e}"))?;
     Ok((header, end as u64))
