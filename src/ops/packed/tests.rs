@@ -116,7 +116,7 @@ fn mean_error(x: &[f32], matrix: &[f32], depth: usize, got: &[f32]) -> f64 {
 fn fixed_products_are_as_exact_as_those_of_f32() {
     let mut rng = ChaCha8Rng::seed_from_u64(6);
     let (m, n) = (64, 96);
-    for (depth, more_of_depth) in [(64, 1.0), (768, 1.0), (3072, 1.0)] {
+    for (depth, more_of_depth) in [(64, 1.5), (768, 1.0), (3072, 1.0)] {
         let plain = uniform(&mut rng, m * depth);
         let changed = |f: &dyn Fn(usize, f32) -> f32| -> Vec<f32> {
             plain.iter().enumerate().map(|(i, x)| f(i, *x)).collect()
