@@ -49,6 +49,7 @@ pub(crate) struct Packed {
 impl Packed {
     /// Packs `values` `[n, depth]`, row-major, with all threads.
     pub(crate) fn new(scheme: Scheme, values: &[f32], depth: usize) -> Packed {
+        let scheme = scheme.for_depth(depth);
         let mut packed = Packed::empty(scheme);
         packed.resize(values.len() / depth.max(1), depth);
         if scheme.has_steps() {

@@ -100,11 +100,22 @@ impl Scheme {
         }
     }
 
+    /// The scheme for rows of that many values: f32 as it is where sums of integers might leave 32 bits.
+    pub(super) fn for_depth(self, depth: usize) -> Scheme {
+        match self.has_steps() && depth > MOST_INTEGERS {
+            true => Scheme::f32_as_it_is(),
+            false => self,
+        }
+    }
+
     /// Whether a row's values are multiples of a step of its own.
     pub(super) fn has_steps(self) -> bool {
         matches!(self, Scheme::Fixed(_) | Scheme::Int8(_))
     }
 }
+
+/// Values of a row of integers, at most: three products of digits for each, of up to 2¹⁴, then stay below 2³¹.
+pub(super) const MOST_INTEGERS: usize = 1 << 15;
 
 /// Digits of a value of [`Scheme::Fixed`], the highest first.
 pub(super) const DIGITS: usize = 3;

@@ -1,4 +1,5 @@
 use super::encode::{digits, fixed_step};
+use super::scheme::MOST_INTEGERS;
 use super::*;
 use crate::ops::simd::blocks::{Format, Unit};
 use proptest::prelude::*;
@@ -151,6 +152,23 @@ fn fixed_products_are_as_exact_as_those_of_f32() {
                     "{fixed:e} > {plain:e}"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn sums_of_long_rows_do_not_overflow() {
+    for depth in [MOST_INTEGERS, MOST_INTEGERS + 1, 70_000] {
+        for scheme in schemes() {
+            // The greatest digits that there are: 127 · (1 + 256 + 256²), and what is below it by one.
+            let (x, matrix) = (vec![8_355_711.0; depth], vec![-8_355_710.0; depth]);
+            let got = product(&Packed::new(scheme, &matrix, depth), &x, 1)[0];
+            let expected = -8_355_711.0 * 8_355_710.0 * depth as f64;
+            let off = (f64::from(got) / expected - 1.0).abs();
+            assert!(
+                off < 1e-2,
+                "{scheme:?}, depth {depth}: {got} for {expected}"
+            );
         }
     }
 }
