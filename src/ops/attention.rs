@@ -302,7 +302,7 @@ mod tests {
         let expected = composed(&qkv, &bias, heads);
         let bias = parameters(&bias).unwrap();
         let mut schemes: Vec<(Scheme, f32)> =
-            Scheme::for_f32().into_iter().map(|s| (s, 2e-5)).collect();
+            Scheme::plain_f32().into_iter().map(|s| (s, 2e-5)).collect();
         schemes.extend(Scheme::bf16().map(|s| (s, 5e-2)));
         for (scheme, bound) in schemes {
             let mut out = vec![0.0; n * t * heads * head_dim];

@@ -90,11 +90,11 @@ impl Precision {
     }
 }
 
-/// How attention over elements of a type multiplies on this CPU: floats as they are, since heads are too small for what splitting
-/// them costs to pay.
+/// How attention over elements of a type multiplies on this CPU: floats as they are, since heads are too small for what encoding
+/// them otherwise costs to pay.
 pub(crate) fn scheme_for_attention(dtype: DType) -> Scheme {
     match dtype {
-        DType::BF16 => Scheme::bf16().unwrap_or_else(Scheme::unsplit_f32),
-        _ => Scheme::unsplit_f32(),
+        DType::BF16 => Scheme::bf16().unwrap_or_else(Scheme::f32_as_it_is),
+        _ => Scheme::f32_as_it_is(),
     }
 }

@@ -1,21 +1,68 @@
 //! Values to bytes: rows of x as strips, rows or columns of a matrix as panels. All is inlined into loops of the widest vectors.
 
-use super::scheme::{PARTS, Scheme};
+use super::scheme::{DIGITS, Scheme};
 use crate::ops::element::Element;
 use crate::ops::simd::blocks::{CHUNK, EDGE, LINES, Line};
 
-/// The three bf16 whose sum a finite f32 is: the nearest, the nearest to what is left, and the rest.
+/// The step of [`Scheme::Fixed`] for values of up to that magnitude: the power of two by which none of them is more than the
+/// greatest number of three signed digits, `127 · (1 + 256 + 256²)`. That of a value that is not finite is NaN, so that its row is.
 #[inline(always)]
-pub(super) fn split(x: f32) -> [half::bf16; PARTS] {
-    // Rounding up beyond the largest bf16 would make an infinity of a finite number.
-    let first = half::bf16::store(x.clamp(-MOST_SPLIT, MOST_SPLIT));
-    let rest = x - first.load();
-    let second = half::bf16::store(rest);
-    [first, second, half::bf16::store(rest - second.load())]
+pub(super) fn fixed_step(greatest: f32) -> f32 {
+    // A little more than the greatest, so that what is up to the next power of two fits. Rows of all but nothing have the
+    // least step whose inverse is a number.
+    let step = (greatest * (1.004 / 4_194_304.0)).max(LEAST_STEP);
+    f32::from_bits(step.to_bits() & 0x7f80_0000) + greatest * 0.0
 }
 
-/// The largest bf16. A NaN passes the clamp, and an infinity comes out as a huge number with an infinite rest.
-const MOST_SPLIT: f32 = 3.389_531_4e38;
+/// 2⁻¹²⁰
+const LEAST_STEP: f32 = 7.523_164e-37;
+
+/// `x / step` as three signed digits of 8 bits, in the three lower bytes from the lowest on; the fourth is 0. `inverse` is `1 / step`.
+#[inline(always)]
+pub(super) fn digits(x: f32, inverse: f32) -> u32 {
+    let bits = (x * inverse).to_bits();
+    // At 2²³ and above, an f32 has no bits for fractions: the sum is rounded to an integer, which its lower 23 bits are.
+    let magnitude = (f32::from_bits(bits & 0x7fff_ffff) + 8_388_608.0).to_bits() & 0x007f_ffff;
+    let sign = (bits as i32 >> 31) as u32;
+    let integer = (magnitude ^ sign).wrapping_sub(sign);
+    // 128 more in every digit makes digits without a sign, and a carry where there would have been a borrow.
+    integer.wrapping_add(0x0080_8080) ^ 0x0080_8080
+}
+
+/// The greatest magnitude of a row; NaN or an infinity where a value is.
+#[inline(always)]
+fn greatest<T: Element>(row: &[T]) -> f32 {
+    let (mut most, mut nothing) = ([0f32; 16], [0f32; 16]);
+    let (whole, rest) = row.as_chunks::<16>();
+    for chunk in whole {
+        for l in 0..16 {
+            let x = chunk[l].load().abs();
+            most[l] = if x > most[l] { x } else { most[l] };
+            nothing[l] += x * 0.0;
+        }
+    }
+    for x in rest {
+        let x = x.load().abs();
+        (most[0], nothing[0]) = (most[0].max(x), nothing[0] + x * 0.0);
+    }
+    // A NaN where any value was not finite.
+    most.into_iter().fold(0.0, f32::max) + nothing.iter().sum::<f32>()
+}
+
+/// The steps of up to 32 rows of the matrix `[.., depth]`, and of [`Scheme::Int8`] the sums of their integers.
+pub(super) fn steps_of(scheme: Scheme, values: &[f32], depth: usize) -> ([f32; EDGE], [f32; EDGE]) {
+    let (mut steps, mut totals) = ([0.0; EDGE], [0.0; EDGE]);
+    for (r, row) in values.chunks_exact(depth).take(EDGE).enumerate() {
+        if let Scheme::Fixed(_) = scheme {
+            steps[r] = fixed_step(greatest(row));
+        } else {
+            let greatest = row.iter().fold(0f32, |most, x| most.max(x.abs()));
+            steps[r] = greatest / 127.0;
+            totals[r] = row.iter().map(|x| integer(*x, steps[r])).sum();
+        }
+    }
+    (steps, totals)
+}
 
 /// The whole multiple of `width` nearest to x.
 #[inline(always)]
@@ -46,20 +93,28 @@ fn bf16_bytes(values: &[f32; 32]) -> [u8; CHUNK] {
     bytemuck::cast(bits)
 }
 
+/// A chunk of each digit, the highest first.
 #[inline(always)]
-fn split_bytes(values: &[f32; 32]) -> [[u8; CHUNK]; PARTS] {
-    let mut bits = [[0u16; 32]; PARTS];
-    for (i, x) in values.iter().enumerate() {
-        let [a, b, c] = split(*x);
-        bits[0][i] = a.to_bits().to_le();
-        bits[1][i] = b.to_bits().to_le();
-        bits[2][i] = c.to_bits().to_le();
+fn fixed_bytes(values: &[f32; CHUNK], inverse: f32) -> [[u8; CHUNK]; DIGITS] {
+    let mut all = [0u32; CHUNK];
+    for i in 0..CHUNK {
+        all[i] = digits(values[i], inverse);
     }
-    bytemuck::cast(bits)
+    let mut bytes = [[0; CHUNK]; DIGITS];
+    for i in 0..CHUNK {
+        bytes[0][i] = (all[i] >> 16) as u8;
+    }
+    for i in 0..CHUNK {
+        bytes[1][i] = (all[i] >> 8) as u8;
+    }
+    for i in 0..CHUNK {
+        bytes[2][i] = all[i] as u8;
+    }
+    bytes
 }
 
 /// Chunk `chunk` of the first 16 rows of `values` `[.., depth]`, or as many as there are, into the lines of a panel; `steps` are
-/// those of [`Scheme::Int8`].
+/// those of the rows.
 #[inline(always)]
 pub(super) fn pack_rows(
     scheme: Scheme,
@@ -74,7 +129,10 @@ pub(super) fn pack_rows(
         match scheme {
             Scheme::F32(_) => place(lines, r, f32_bytes(&chunk_of(row, chunk))),
             Scheme::Bf16(_) => place(lines, r, bf16_bytes(&chunk_of(row, chunk))),
-            Scheme::Split(_) => place(lines, r, split_bytes(&chunk_of(row, chunk))[plane]),
+            Scheme::Fixed(_) => {
+                let bytes = fixed_bytes(&chunk_of(row, chunk), 1.0 / steps[r]);
+                place(lines, r, bytes[plane]);
+            }
             Scheme::Int8(_) => {
                 let mut bytes = [0; CHUNK];
                 for (byte, x) in bytes.iter_mut().zip(chunk_of::<f32, CHUNK>(row, chunk)) {
@@ -98,7 +156,6 @@ fn place(lines: &mut [Line; 16], r: usize, bytes: [u8; CHUNK]) {
 #[inline(always)]
 pub(super) fn pack_columns(
     scheme: Scheme,
-    plane: usize,
     values: &[f32],
     n: usize,
     first: usize,
@@ -109,19 +166,16 @@ pub(super) fn pack_columns(
         let group = chunk * 16 + g;
         line.0 = match scheme {
             Scheme::F32(_) => f32_bytes(&columns_of(values, n, first, group)),
-            Scheme::Bf16(_) | Scheme::Split(_) => {
+            Scheme::Bf16(_) => {
                 let even = columns_of(values, n, first, 2 * group);
                 let odd = columns_of(values, n, first, 2 * group + 1);
                 let mut pairs = [0.0; 32];
                 for i in 0..16 {
                     (pairs[2 * i], pairs[2 * i + 1]) = (even[i], odd[i]);
                 }
-                match scheme {
-                    Scheme::Split(_) => split_bytes(&pairs)[plane],
-                    _ => bf16_bytes(&pairs),
-                }
+                bf16_bytes(&pairs)
             }
-            Scheme::Int8(_) => unreachable!("small matrices are of floats"),
+            Scheme::Fixed(_) | Scheme::Int8(_) => unreachable!("small matrices are of floats"),
         };
     }
 }
@@ -155,7 +209,7 @@ fn chunk_of<T: Element, const N: usize>(row: &[T], chunk: usize) -> [f32; N] {
     values
 }
 
-/// The least value of each row and the width of a step, zeros where a scheme does not ask for them.
+/// The least value of each row (0 where digits have signs) and the width of a step, zeros where a scheme does not ask for them.
 #[inline(always)]
 pub(super) fn find_ranges<T: Element>(
     scheme: Scheme,
@@ -164,11 +218,13 @@ pub(super) fn find_ranges<T: Element>(
     ranges: &mut Vec<(f32, f32)>,
 ) {
     ranges.clear();
-    if !matches!(scheme, Scheme::Int8(_)) {
-        ranges.resize(x.len() / depth, (0.0, 0.0));
-        return;
+    let rows = x.chunks_exact(depth);
+    match scheme {
+        Scheme::F32(_) | Scheme::Bf16(_) => return ranges.resize(x.len() / depth, (0.0, 0.0)),
+        Scheme::Fixed(_) => return ranges.extend(rows.map(|row| (0.0, fixed_step(greatest(row))))),
+        Scheme::Int8(_) => {}
     }
-    ranges.extend(x.chunks_exact(depth).map(|row| {
+    ranges.extend(rows.map(|row| {
         let (mut least, mut most, mut nothing) =
             ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16], [0f32; 16]);
         let (whole, rest) = row.as_chunks::<16>();
@@ -220,11 +276,12 @@ pub(super) fn encode_left<T: Element>(
             #[inline(always)]
             |_, at, values| encoded[at].0 = bf16_bytes(values),
         ),
-        Scheme::Split(_) => rows.each(
+        Scheme::Fixed(_) => rows.each(
             #[inline(always)]
-            |_, at, values| {
-                for (part, bytes) in split_bytes(values).into_iter().enumerate() {
-                    encoded[part * plane + at].0 = bytes;
+            |r, at, values| {
+                let inverse = ranges.get(r).map_or(0.0, |(_, step)| 1.0 / step);
+                for (digit, bytes) in fixed_bytes(values, inverse).into_iter().enumerate() {
+                    encoded[digit * plane + at].0 = bytes;
                 }
             },
         ),

@@ -62,10 +62,9 @@ impl DerefMut for Lines {
 #[derive(Default)]
 pub(crate) struct Scratch {
     pub(super) encoded: Vec<Line>,
-    /// Of [`super::Scheme::Int8`]: the least value of each row and the width of a step.
+    /// Of schemes with steps: the least value of each row and the width of a step.
     pub(super) ranges: Vec<(f32, f32)>,
-    pub(super) large_sums: Vec<Block>,
-    pub(super) small_sums: Vec<Block>,
+    pub(super) sums: Vec<Block>,
     pub(super) offsets: Vec<(usize, usize)>,
 }
 

@@ -15,7 +15,7 @@ mod tests;
 
 use rayon::prelude::*;
 
-use self::encode::{encode_left, find_ranges, integer, pack_columns, pack_rows};
+use self::encode::{encode_left, find_ranges, pack_columns, pack_rows, steps_of};
 use self::memory::{Lines, at_least};
 use super::element::Element;
 use super::simd::blocks::{self, Block, CHUNK, EDGE, LINES, Line, Task};
@@ -24,11 +24,9 @@ use super::simd::widest::widest;
 pub(crate) use self::memory::{Scratch, with_scratch};
 pub(crate) use self::scheme::Scheme;
 
-/// Chunks of a row that are multiplied before the next rows' are: a pair's share of them stays in the first cache, beside the
-/// rows' that pass through it.
+/// Chunks of a row that are multiplied before the next rows' are, in all planes together: a pair's share of them stays in the first
+/// cache, beside the rows' that pass through it.
 const STEP: usize = 12;
-/// The same for small terms, whose loop reads less for what it multiplies.
-const SMALL_STEP: usize = 2 * STEP;
 /// Bytes of encoded rows that should stay in the second cache.
 const MOST_ENCODED: usize = 1200 << 10;
 /// Strips that are worked on at once, at most: as many as read a pair of panels while it is near.
@@ -43,7 +41,7 @@ pub(crate) struct Packed {
     chunks: usize,
     /// By plane, pair of panels and chunk.
     lines: Lines,
-    /// Of [`Scheme::Int8`]: the step of each row of a pair of panels, and the sum of its integers.
+    /// Of schemes that have them, the step of each row of a pair of panels; of [`Scheme::Int8`] the sum of its integers too.
     steps: Vec<[f32; EDGE]>,
     totals: Vec<[f32; EDGE]>,
 }
@@ -53,17 +51,10 @@ impl Packed {
     pub(crate) fn new(scheme: Scheme, values: &[f32], depth: usize) -> Packed {
         let mut packed = Packed::empty(scheme);
         packed.resize(values.len() / depth.max(1), depth);
-        if let Scheme::Int8(_) = scheme {
-            let of_pair = values.par_chunks(depth * EDGE).map(|rows| {
-                let (mut steps, mut totals) = ([0.0; EDGE], [0.0; EDGE]);
-                for (r, row) in rows.chunks_exact(depth).enumerate() {
-                    let greatest = row.iter().fold(0f32, |most, x| most.max(x.abs()));
-                    steps[r] = greatest / 127.0;
-                    totals[r] = row.iter().map(|x| integer(*x, steps[r])).sum();
-                }
-                (steps, totals)
-            });
-            (packed.steps, packed.totals) = of_pair.unzip();
+        if scheme.has_steps() {
+            let rows_of_pairs = values.par_chunks(depth * EDGE);
+            let of_pairs = rows_of_pairs.map(|rows| steps_of(scheme, rows, depth));
+            (packed.steps, packed.totals) = of_pairs.unzip();
         }
         let (chunks, pairs, steps) = (packed.chunks, packed.pairs(), &packed.steps);
         let places = packed
@@ -102,7 +93,7 @@ impl Packed {
         }
     }
 
-    /// Packs another small matrix `[n, depth]` in the same memory, on the calling thread. Not for [`Scheme::Int8`].
+    /// Packs another small matrix `[n, depth]` in the same memory, on the calling thread. Not for schemes with steps.
     #[inline(always)]
     pub(crate) fn refill(&mut self, values: &[f32], depth: usize) {
         self.resize(values.len() / depth.max(1), depth);
@@ -130,19 +121,14 @@ impl Packed {
         let scheme = self.scheme;
         self.each_panel(
             #[inline(always)]
-            |plane, first, chunk, lines| {
-                pack_columns(scheme, plane, values, n, first, chunk, lines);
-            },
+            |_, first, chunk, lines| pack_columns(scheme, values, n, first, chunk, lines),
         );
     }
 
     /// Calls `pack` with the plane, the first row, the chunk and the lines of every panel that has rows.
     #[inline(always)]
     fn each_panel(&mut self, pack: impl Fn(usize, usize, usize, &mut [Line; 16])) {
-        assert!(
-            !matches!(self.scheme, Scheme::Int8(_)),
-            "small matrices are of floats"
-        );
+        assert!(!self.scheme.has_steps(), "small matrices are of floats");
         let (chunks, pairs, rows) = (self.chunks, self.pairs(), self.rows);
         let pair_of_lines = self.lines.chunks_exact_mut((chunks * LINES).max(1));
         for (at, lines) in pair_of_lines.enumerate() {
@@ -198,7 +184,7 @@ impl Packed {
         }
         let m = x.len() / self.depth;
         let (strips, planes) = (m.div_ceil(EDGE), self.scheme.planes());
-        let [large, small] = self.scheme.terms();
+        let terms = self.scheme.sums();
         // As many whole steps of encoded rows as there is room for.
         let room = MOST_ENCODED / (strips * LINES * CHUNK * planes);
         let group = if room >= self.chunks {
@@ -211,17 +197,12 @@ impl Packed {
         let Scratch {
             encoded,
             ranges,
-            large_sums,
-            small_sums,
+            sums,
             offsets,
         } = scratch;
-        let blocks = slots * strips;
-        let large_sums = at_least(large_sums, blocks, Block::ZERO);
-        let small_sums = at_least(
-            small_sums,
-            if small.is_empty() { 0 } else { blocks },
-            Block::ZERO,
-        );
+        // By sum, pair of panels and strip.
+        let of_sum = slots * strips;
+        let sums = at_least(sums, terms.len() * of_sum, Block::ZERO);
         find_ranges(self.scheme, x, self.depth, ranges);
         for first in (0..self.chunks).step_by(group) {
             let group = group.min(self.chunks - first);
@@ -229,11 +210,9 @@ impl Packed {
             encode_left(self.scheme, x, self.depth, ranges, first, group, encoded);
             for pair in 0..pairs {
                 let slot = if slots == 1 { 0 } else { pair * strips };
-                for (terms, step, sums) in [
-                    (large, STEP, &mut *large_sums),
-                    (small, SMALL_STEP, &mut *small_sums),
-                ] {
-                    for from in (0..if terms.is_empty() { 0 } else { group }).step_by(step) {
+                for (terms, sums) in terms.iter().zip(sums.chunks_exact_mut(of_sum)) {
+                    let step = STEP / terms.len();
+                    for from in (0..group).step_by(step) {
                         offsets.clear();
                         offsets.extend(terms.iter().map(|&(left, right)| {
                             let left = (left * strips * group + from) * LINES;
@@ -256,25 +235,44 @@ impl Packed {
                 if first + group < self.chunks {
                     continue;
                 }
-                for (r, &(least, width)) in ranges.iter().enumerate() {
-                    let (strip, line) = (slot + r / EDGE, r % EDGE);
-                    let mut sums = large_sums[strip].0[line];
-                    if !small.is_empty() {
-                        for (sum, small) in sums.iter_mut().zip(&small_sums[strip].0[line]) {
-                            *sum += small;
-                        }
-                    }
-                    if let Scheme::Int8(_) = self.scheme {
-                        let (steps, totals) = (&self.steps[pair], &self.totals[pair]);
-                        for (i, sum) in sums.iter_mut().enumerate() {
-                            let integer = sum.to_bits() as i32 as f32;
-                            *sum = steps[i] * (width * integer + least * totals[i]);
-                        }
-                    }
-                    emit(r, pair * EDGE, &sums);
+                for (r, &range) in ranges.iter().enumerate() {
+                    let strip = slot + r / EDGE;
+                    let sums = |sum: usize| &sums[sum * of_sum + strip].0[r % EDGE];
+                    emit(r, pair * EDGE, &self.values(pair, range, sums));
                 }
             }
         }
+    }
+
+    /// A row of sums as numbers: `range` is the row's, of x.
+    #[inline(always)]
+    fn values<'a>(
+        &self,
+        pair: usize,
+        (least, width): (f32, f32),
+        sums: impl Fn(usize) -> &'a [f32; EDGE],
+    ) -> [f32; EDGE] {
+        let integer = |sum: f32| sum.to_bits() as i32 as f32;
+        let mut values = *sums(0);
+        match self.scheme {
+            Scheme::F32(_) | Scheme::Bf16(_) => {}
+            Scheme::Int8(_) => {
+                let (steps, totals) = (&self.steps[pair], &self.totals[pair]);
+                for i in 0..EDGE {
+                    values[i] = steps[i] * (width * integer(values[i]) + least * totals[i]);
+                }
+            }
+            Scheme::Fixed(_) => {
+                let (steps, middle, low) = (&self.steps[pair], sums(1), sums(2));
+                for i in 0..EDGE {
+                    let small = integer(middle[i]) * 256.0 + integer(low[i]);
+                    // Digits from 256⁴ down to 256² were multiplied.
+                    let sum = integer(values[i]) * 65_536.0 + small;
+                    values[i] = sum * (width * 65_536.0) * steps[i];
+                }
+            }
+        }
+        values
     }
 }
 

@@ -7,10 +7,16 @@ use crate::ops::simd::blocks::{Format, Unit};
 pub(crate) enum Scheme {
     /// As they are.
     F32(Unit),
-    /// An f32 as three bf16 that add up to it: the 24 bits of its mantissa, eight in each part or nearly so. Of the nine products
-    /// of parts the three smallest, together below 2⁻²³ of the whole, are left out. The six others are as exact as f32 is, and AMX
-    /// makes them in half the time that AVX-512 takes for one product of f32.
-    Split(Unit),
+    /// Every row, of x and of the matrix, to whole multiples of a step of its own: 2⁻²² to 2⁻²³ of the row's greatest magnitude, a
+    /// power of two. A multiple is three signed digits of 8 bits, as [`super::encode::digits`] has them. Of the nine products of
+    /// digits the three smallest are left out; the six others are added up in integers, without any error. AMX makes them in a
+    /// quarter of the time that AVX-512 takes for one product of f32.
+    ///
+    /// Measured by the lengths of the two rows, a result is no further off than a sum in f32 of a tower's depth; where one value
+    /// is nearly all of a row, it is so by up to 2⁻²³, some three times as far.
+    ///
+    /// The scheme is that of Ootomo, Ozaki and Yokota, "DGEMM on integer matrix multiplication unit" (2024), for f32.
+    Fixed(Unit),
     /// Rounded to bfloat16.
     Bf16(Unit),
     /// The matrix to whole multiples, from -127 to 127, of a step of its own for every row; x to 256 steps between the least and
@@ -19,29 +25,24 @@ pub(crate) enum Scheme {
 }
 
 impl Scheme {
-    /// All that this machine can run for f32, the fastest last.
-    pub(crate) fn for_f32() -> Vec<Scheme> {
-        let mut schemes: Vec<Scheme> = Unit::available(Format::F32)
-            .into_iter()
-            .map(Scheme::F32)
-            .collect();
-        if Unit::available(Format::Bf16).contains(&Unit::Amx) {
-            schemes.push(Scheme::Split(Unit::Amx));
-        }
-        schemes
+    /// All that take an f32 as it is, the fastest last.
+    pub(crate) fn plain_f32() -> Vec<Scheme> {
+        let units = Unit::available(Format::F32).into_iter();
+        units.map(Scheme::F32).collect()
     }
 
     /// The fastest for f32.
     pub(crate) fn f32() -> Scheme {
-        Scheme::for_f32()
-            .pop()
-            .unwrap_or(Scheme::F32(Unit::Portable))
+        match Unit::available(Format::Signed8).contains(&Unit::Amx) {
+            true => Scheme::Fixed(Unit::Amx),
+            false => Scheme::f32_as_it_is(),
+        }
     }
 
     /// The fastest for f32 that takes the values as they are.
-    pub(crate) fn unsplit_f32() -> Scheme {
-        let unit = Unit::available(Format::F32).pop();
-        Scheme::F32(unit.unwrap_or(Unit::Portable))
+    pub(crate) fn f32_as_it_is() -> Scheme {
+        let fastest = Scheme::plain_f32().pop();
+        fastest.unwrap_or(Scheme::F32(Unit::Portable))
     }
 
     /// The fastest for bf16, where the processor has instructions for it.
@@ -62,7 +63,7 @@ impl Scheme {
 
     pub(super) fn unit(self) -> Unit {
         match self {
-            Scheme::F32(unit) | Scheme::Split(unit) | Scheme::Bf16(unit) | Scheme::Int8(unit) => {
+            Scheme::F32(unit) | Scheme::Fixed(unit) | Scheme::Bf16(unit) | Scheme::Int8(unit) => {
                 unit
             }
         }
@@ -71,7 +72,8 @@ impl Scheme {
     pub(super) fn format(self) -> Format {
         match self {
             Scheme::F32(_) => Format::F32,
-            Scheme::Split(_) | Scheme::Bf16(_) => Format::Bf16,
+            Scheme::Fixed(_) => Format::Signed8,
+            Scheme::Bf16(_) => Format::Bf16,
             Scheme::Int8(_) => Format::Int8,
         }
     }
@@ -79,20 +81,25 @@ impl Scheme {
     /// Encoded values for each value.
     pub(super) fn planes(self) -> usize {
         match self {
-            Scheme::Split(_) => PARTS,
+            Scheme::Fixed(_) => DIGITS,
             _ => 1,
         }
     }
 
-    /// Products of a plane of x with a plane of the matrix, in two sums that are added at the end: what is small first, on its
-    /// own, so that it is not rounded to the steps of what is large. Each small term shares a plane with the one before.
-    pub(super) fn terms(self) -> [&'static [(usize, usize)]; 2] {
+    /// Products of a plane of x with a plane of the matrix, by the sum that they belong to. [`Scheme::Fixed`] has a sum for each
+    /// weight: digits i and j stand for `256^(4-i-j)` together.
+    pub(super) fn sums(self) -> &'static [&'static [(usize, usize)]] {
         match self {
-            Scheme::Split(_) => [&[(0, 0)], &[(2, 0), (1, 0), (1, 1), (0, 1), (0, 2)]],
-            _ => [&[(0, 0)], &[]],
+            Scheme::Fixed(_) => &[&[(0, 0)], &[(0, 1), (1, 0)], &[(0, 2), (1, 1), (2, 0)]],
+            _ => &[&[(0, 0)]],
         }
+    }
+
+    /// Whether a row's values are multiples of a step of its own.
+    pub(super) fn has_steps(self) -> bool {
+        matches!(self, Scheme::Fixed(_) | Scheme::Int8(_))
     }
 }
 
-/// Parts of a split f32.
-pub(super) const PARTS: usize = 3;
+/// Digits of a value of [`Scheme::Fixed`], the highest first.
+pub(super) const DIGITS: usize = 3;

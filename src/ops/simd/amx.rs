@@ -22,12 +22,12 @@ pub(crate) fn bf16() -> bool {
     false
 }
 
-/// [`super::blocks::accumulate`], which checks the task, by `tdpbf16ps` or `tdpbusd`.
+/// [`super::blocks::accumulate`], which checks the task, by `tdpbf16ps`, `tdpbusd` or `tdpbssd`.
 pub(super) fn blocks(format: Format, task: Task, sums: &mut [Block]) {
     let permitted = match format {
         Format::F32 => false,
         Format::Bf16 => bf16(),
-        Format::Int8 => int8(),
+        Format::Int8 | Format::Signed8 => int8(),
     };
     assert!(permitted, "a processor with AMX for {format:?}");
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -61,7 +61,7 @@ mod linux {
     use std::arch::x86_64::{__cpuid_count, _xgetbv};
     use std::sync::OnceLock;
 
-    use crate::ops::simd::blocks::{Block, Format, LINES, Line, Task};
+    use crate::ops::simd::blocks::{Block, Format, Line, MOST_STEPS, Task};
 
     /// What the matrix unit may be used for.
     #[derive(Clone, Copy, Debug, Default)]
@@ -223,8 +223,8 @@ mod linux {
         // end, and the stack is not touched.
         unsafe { strip!("tdpbssd", left, right, depth, out.as_mut_ptr().cast()) }
     }
-    /// What the loops over blocks read from memory. The first 64 bytes are those of `ldtilecfg`; `left` and `right` are read by a
-    /// chain of steps alone.
+
+    /// What the loops over blocks read from memory. The first 64 bytes are those of `ldtilecfg`.
     #[repr(C, align(64))]
     struct BlockWalk {
         tiles: [u8; 64],
@@ -232,16 +232,18 @@ mod linux {
         left_stride: usize,
         keep: usize,
         strips: usize,
-        left: [usize; 3],
-        right: [usize; 3],
+        steps: usize,
+        left: [usize; MOST_STEPS],
+        right: [usize; MOST_STEPS],
     }
 
-    /// The loops over the strips of a task of one step, with one instruction for the products or another. Of the eight tiles, 0 to 3 hold the
-    /// sums (rows 0-15 and 16-31 of columns 0-15, then of columns 16-31), 4 and 5 left rows, 6 and 7 right ones.
+    /// The loops over strips, steps and chunks of a task, with one instruction for the products or another. Of the eight tiles, 0 to 3
+    /// hold the sums (rows 0-15 and 16-31 of columns 0-15, then of columns 16-31), 4 and 5 left rows, 6 and 7 right ones.
     macro_rules! blocks {
-        ($product:literal, $walk:expr, $left:expr, $right:expr, $sums:expr) => {
+        ($product:literal, $walk:expr, $sums:expr) => {
             asm!(
                 "ldtilecfg [{walk}]",
+                "xor {offset:e}, {offset:e}",
                 "2:", // a strip
                 "cmp qword ptr [{walk} + 80], 0",
                 "jne 3f",
@@ -256,10 +258,13 @@ mod linux {
                 "tileloadd tmm1, [{sums} + {wide}*1 + 2048]",
                 "tileloadd tmm3, [{sums} + {wide}*1 + 2112]",
                 "4:",
-                "mov {a}, {left}",
-                "mov {b}, {right}",
+                "xor {s:e}, {s:e}",
+                "5:", // a step
+                "mov {a}, [{walk} + {s}*8 + 104]",
+                "add {a}, {offset}",
+                "mov {b}, [{walk} + {s}*8 + 128]",
                 "mov {k}, [{walk} + 64]",
-                "5:", // a chunk
+                "6:", // a chunk
                 "tileloadd tmm4, [{a} + {line}*1]",
                 "tileloadd tmm6, [{b} + {line}*1]",
                 "tileloadd tmm5, [{a} + {line}*1 + 1024]",
@@ -271,12 +276,15 @@ mod linux {
                 "add {a}, 2048",
                 "add {b}, 2048",
                 "dec {k}",
-                "jnz 5b",
+                "jnz 6b",
+                "inc {s}",
+                "cmp {s}, [{walk} + 96]",
+                "jb 5b",
                 "tilestored [{sums} + {wide}*1], tmm0",
                 "tilestored [{sums} + {wide}*1 + 64], tmm2",
                 "tilestored [{sums} + {wide}*1 + 2048], tmm1",
                 "tilestored [{sums} + {wide}*1 + 2112], tmm3",
-                "add {left}, [{walk} + 72]",
+                "add {offset}, [{walk} + 72]",
                 "add {sums}, 4096",
                 "dec qword ptr [{walk} + 88]",
                 "jnz 2b",
@@ -284,9 +292,9 @@ mod linux {
                 walk = in(reg) $walk,
                 line = in(reg) 64usize,
                 wide = in(reg) 128usize,
-                right = in(reg) $right,
-                left = inout(reg) $left => _,
                 sums = inout(reg) $sums => _,
+                offset = out(reg) _,
+                s = out(reg) _,
                 a = out(reg) _,
                 b = out(reg) _,
                 k = out(reg) _,
@@ -297,107 +305,9 @@ mod linux {
         };
     }
 
-    /// [`blocks!`] for five steps, chunk by chunk, of which each shares its right or its left side with the one before, in turn: x y,
-    /// then X y, X Y, and so on. Half of the tiles need not be loaded again then.
-    macro_rules! chain {
-        ($walk:expr, $sums:expr) => {
-            asm!(
-                "ldtilecfg [{walk}]",
-                "2:", // a strip
-                "cmp qword ptr [{walk} + 80], 0",
-                "jne 3f",
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "jmp 4f",
-                "3:",
-                "tileloadd tmm0, [{sums} + {wide}*1]",
-                "tileloadd tmm2, [{sums} + {wide}*1 + 64]",
-                "tileloadd tmm1, [{sums} + {wide}*1 + 2048]",
-                "tileloadd tmm3, [{sums} + {wide}*1 + 2112]",
-                "4:",
-                "mov {k}, [{walk} + 64]",
-                "mov {a0}, [{walk} + 96]",
-                "mov {a1}, [{walk} + 104]",
-                "mov {a2}, [{walk} + 112]",
-                "mov {b0}, [{walk} + 120]",
-                "mov {b1}, [{walk} + 128]",
-                "mov {b2}, [{walk} + 136]",
-                "5:", // a chunk
-                "tileloadd tmm4, [{a0} + {line}*1]",
-                "tileloadd tmm6, [{b0} + {line}*1]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b0} + {line}*1 + 1024]",
-                "tdpbf16ps tmm2, tmm4, tmm7",
-                "tileloadd tmm5, [{a0} + {line}*1 + 1024]",
-                "tdpbf16ps tmm1, tmm5, tmm6",
-                "tileloadd tmm4, [{a1} + {line}*1]",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{a1} + {line}*1 + 1024]",
-                "tdpbf16ps tmm2, tmm4, tmm7",
-                "tdpbf16ps tmm1, tmm5, tmm6",
-                "tileloadd tmm6, [{b1} + {line}*1]",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b1} + {line}*1 + 1024]",
-                "tdpbf16ps tmm1, tmm5, tmm6",
-                "tdpbf16ps tmm2, tmm4, tmm7",
-                "tileloadd tmm4, [{a2} + {line}*1]",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{a2} + {line}*1 + 1024]",
-                "tdpbf16ps tmm2, tmm4, tmm7",
-                "tdpbf16ps tmm1, tmm5, tmm6",
-                "tileloadd tmm6, [{b2} + {line}*1]",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b2} + {line}*1 + 1024]",
-                "tdpbf16ps tmm1, tmm5, tmm6",
-                "tdpbf16ps tmm2, tmm4, tmm7",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a0}, 2048",
-                "add {a1}, 2048",
-                "add {a2}, 2048",
-                "add {b0}, 2048",
-                "add {b1}, 2048",
-                "add {b2}, 2048",
-                "dec {k}",
-                "jnz 5b",
-                "tilestored [{sums} + {wide}*1], tmm0",
-                "tilestored [{sums} + {wide}*1 + 64], tmm2",
-                "tilestored [{sums} + {wide}*1 + 2048], tmm1",
-                "tilestored [{sums} + {wide}*1 + 2112], tmm3",
-                "mov {k}, [{walk} + 72]",
-                "add [{walk} + 96], {k}",
-                "add [{walk} + 104], {k}",
-                "add [{walk} + 112], {k}",
-                "add {sums}, 4096",
-                "dec qword ptr [{walk} + 88]",
-                "jnz 2b",
-                "tilerelease",
-                walk = in(reg) $walk,
-                line = in(reg) 64usize,
-                wide = in(reg) 128usize,
-                sums = inout(reg) $sums => _,
-                a0 = out(reg) _,
-                a1 = out(reg) _,
-                a2 = out(reg) _,
-                b0 = out(reg) _,
-                b1 = out(reg) _,
-                b2 = out(reg) _,
-                k = out(reg) _,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            )
-        };
-    }
-
     /// # Safety
     /// The tiles may be used for the format; every step of the task lies inside its operands for all strips, and there is at
-    /// least one strip and one chunk.
+    /// least one strip, one step and one chunk.
     pub(super) unsafe fn blocks(format: Format, task: Task, sums: &mut [Block]) {
         const LINE: usize = size_of::<Line>();
         let mut tiles = [0; 64];
@@ -406,56 +316,31 @@ mod linux {
             tiles[16 + 2 * tile] = 64;
             tiles[48 + tile] = 16;
         }
+        let at = |lines: &[Line], place: usize| lines[place..].as_ptr() as usize;
         let mut walk = BlockWalk {
             tiles,
             chunks: task.chunks,
             left_stride: task.left_stride * LINE,
             keep: usize::from(!task.fresh),
             strips: sums.len(),
-            left: [0; 3],
-            right: [0; 3],
+            steps: task.steps.len(),
+            left: [0; MOST_STEPS],
+            right: [0; MOST_STEPS],
         };
-        let at = |lines: &[Line], place: usize| lines[place..].as_ptr();
-        match *task.steps {
-            [(x, y)] => {
-                let (left, right) = (at(task.left, x), at(task.right, y));
-                let (walk, sums) = (&raw mut walk, sums.as_mut_ptr());
-                // SAFETY: for each of the strips, reads `chunks` times 2048 bytes from where the step begins in either operand,
-                // which lies inside them by the caller's promise, and reads and writes the strip's 4096 bytes of `sums`. `walk`
-                // outlives the loop, which alone changes it. All tile registers are named as overwritten, their
-                // configuration is released at the end, and the stack is not touched.
-                unsafe {
-                    match format {
-                        Format::Bf16 => blocks!("tdpbf16ps", walk, left, right, sums),
-                        Format::Int8 => blocks!("tdpbusd", walk, left, right, sums),
-                        Format::F32 => unreachable!("checked before"),
-                    }
-                }
-            }
-            [(x0, y0), (x1, y0_), (x1_, y1), (x2, y1_), (x2_, y2)]
-                if (y0, x1, y1, x2) == (y0_, x1_, y1_, x2_) && format == Format::Bf16 =>
-            {
-                walk.left = [x0, x1, x2].map(|place| at(task.left, place) as usize);
-                walk.right = [y0, y1, y2].map(|place| at(task.right, place) as usize);
-                // SAFETY: as above, for each of the steps.
-                unsafe { chain!(&raw mut walk, sums.as_mut_ptr()) };
-            }
-            _ => {
-                // Any other steps, one by one.
-                for chunk in 0..task.chunks {
-                    for (i, &(x, y)) in task.steps.iter().enumerate() {
-                        let step = [(x + chunk * LINES, y + chunk * LINES)];
-                        let fresh = task.fresh && chunk == 0 && i == 0;
-                        let task = Task {
-                            steps: &step,
-                            chunks: 1,
-                            fresh,
-                            ..task
-                        };
-                        // SAFETY: a part of what the caller promises.
-                        unsafe { blocks(format, task, sums) };
-                    }
-                }
+        for (i, &(left, right)) in task.steps.iter().enumerate() {
+            (walk.left[i], walk.right[i]) = (at(task.left, left), at(task.right, right));
+        }
+        let (walk, sums) = (&raw mut walk, sums.as_mut_ptr());
+        // SAFETY: for each of the strips and steps, reads `chunks` times 2048 bytes from where the step begins in either operand,
+        // which lies inside them by the caller's promise, and reads and writes the strip's 4096 bytes of `sums`. `walk` outlives
+        // the loop, which alone changes it. All tile registers are named as overwritten, their configuration is released
+        // at the end, and the stack is not touched.
+        unsafe {
+            match format {
+                Format::Bf16 => blocks!("tdpbf16ps", walk, sums),
+                Format::Int8 => blocks!("tdpbusd", walk, sums),
+                Format::Signed8 => blocks!("tdpbssd", walk, sums),
+                Format::F32 => unreachable!("checked before"),
             }
         }
     }

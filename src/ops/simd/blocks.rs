@@ -9,8 +9,7 @@
 //! right: line 16 p + g of a chunk = group g of the 16 rows of panel p, row after row
 //! ```
 //!
-//! That is how AMX loads a tile (16 lines) and how AVX-512 loads a register (a line of the right operand). Integers on the left are
-//! unsigned, those on the right signed, as both VNNI and AMX multiply them.
+//! That is how AMX loads a tile (16 lines) and how AVX-512 loads a register (a line of the right operand).
 
 use super::amx;
 
@@ -20,6 +19,8 @@ pub(crate) const EDGE: usize = 32;
 pub(crate) const CHUNK: usize = 64;
 /// Lines of a strip's or a pair's chunk.
 pub(crate) const LINES: usize = EDGE;
+/// Products that one task may add up, at most.
+pub(crate) const MOST_STEPS: usize = 3;
 
 /// 64 bytes of an operand, on a cache line of their own.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +52,10 @@ pub(crate) enum Format {
     F32,
     /// Two bfloat16, summed in f32. Values below the normal range count as zero.
     Bf16,
-    /// Four integers of 8 bits, summed in i32.
+    /// Four integers of 8 bits, unsigned on the left and signed on the right as VNNI has them, summed in i32.
     Int8,
+    /// Four integers of 8 bits, signed on both sides, summed in i32.
+    Signed8,
 }
 
 impl Format {
@@ -61,7 +64,7 @@ impl Format {
         match self {
             Format::F32 => 4,
             Format::Bf16 => 2,
-            Format::Int8 => 1,
+            Format::Int8 | Format::Signed8 => 1,
         }
     }
 }
@@ -92,6 +95,7 @@ impl Unit {
                     is_x86_feature_detected!("avx512f"),
                 ),
                 Format::Bf16 => (false, is_x86_feature_detected!("avx512bf16")),
+                Format::Signed8 => (false, false),
                 Format::Int8 => (
                     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
                     is_x86_feature_detected!("avx512vnni"),
@@ -107,7 +111,7 @@ impl Unit {
         let amx = match format {
             Format::F32 => false,
             Format::Bf16 => amx::bf16(),
-            Format::Int8 => amx::int8(),
+            Format::Int8 | Format::Signed8 => amx::int8(),
         };
         if amx {
             units.push(Unit::Amx);
@@ -125,8 +129,7 @@ pub(crate) struct Task<'a> {
     pub left_stride: usize,
     /// The right operand.
     pub right: &'a [Line],
-    /// Where products begin, in lines of `left` and of `right`. Each adds its first chunk to the sums, in this order, then each its
-    /// second, and so on. AMX is fastest at one step, and at five where each shares a side with the one before.
+    /// Where products begin, in lines of `left` and of `right`: at most [`MOST_STEPS`], which all add to the same sums.
     pub steps: &'a [(usize, usize)],
     /// Chunks of each step, at least 1.
     pub chunks: usize,
@@ -138,7 +141,8 @@ impl Task<'_> {
     /// What every unit relies on.
     fn check(&self, strips: usize) {
         assert!(self.chunks > 0 && strips > 0, "something to multiply");
-        assert!(!self.steps.is_empty(), "something to multiply");
+        let steps = self.steps.len();
+        assert!((1..=MOST_STEPS).contains(&steps), "{steps} steps");
         let lines = self.chunks * LINES;
         for &(left, right) in self.steps {
             let last = left + (strips - 1) * self.left_stride;
@@ -156,8 +160,7 @@ impl Task<'_> {
 
 /// Adds the products of `sums.len()` strips with a pair of panels to `sums`, a block a strip.
 ///
-/// A sum is made in one order, whatever the number of strips: chunk by chunk, inside a chunk step by step, and inside a step from the
-/// first value to the last.
+/// A sum is made in one order, whatever the number of strips: step by step, and inside a step from the first value to the last.
 ///
 /// # Panics
 /// When an operand is too short for the task, or the processor does not have the unit.
@@ -205,13 +208,19 @@ fn portable(format: Format, task: Task, sums: &mut [Block]) {
                 *sum = f32::from_bits((sum.to_bits() as i32 + products.sum::<i32>()) as u32);
             }
         },
+        Format::Signed8 => |sums: &mut [f32; 16], left: [u8; 4], right: &[[u8; 4]; 16]| {
+            for (sum, right) in sums.iter_mut().zip(right) {
+                let products = (0..4).map(|i| i32::from(left[i] as i8) * i32::from(right[i] as i8));
+                *sum = f32::from_bits((sum.to_bits() as i32 + products.sum::<i32>()) as u32);
+            }
+        },
     };
     for (strip, block) in sums.iter_mut().enumerate() {
         if task.fresh {
             *block = Block::ZERO;
         }
-        for chunk in 0..task.chunks {
-            for &(left, right) in task.steps {
+        for &(left, right) in task.steps {
+            for chunk in 0..task.chunks {
                 let left = &task.left[left + strip * task.left_stride + chunk * LINES..][..LINES];
                 let right = &task.right[right + chunk * LINES..][..LINES];
                 for (row, sums) in left.iter().zip(&mut block.0) {
@@ -273,8 +282,8 @@ mod x86 {
                                 }
                             }
                         }
-                        for chunk in 0..task.chunks {
-                            for &(left, right) in task.steps {
+                        for &(left, right) in task.steps {
+                            for chunk in 0..task.chunks {
                                 let at = left + strip * task.left_stride + chunk * LINES + first;
                                 let rows: &[Line; $rows] =
                                     task.left[at..].first_chunk().expect("rows of a strip");
@@ -433,7 +442,7 @@ mod tests {
                         let (a, b) = (half(random), half(random >> 16));
                         [a[0], a[1], b[0], b[1]]
                     }
-                    Format::Int8 => random.to_le_bytes(),
+                    Format::Int8 | Format::Signed8 => random.to_le_bytes(),
                 };
             }
             Line(bytes)
@@ -444,21 +453,16 @@ mod tests {
     #[test]
     fn every_unit_gives_the_sums_of_its_portable_twin() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
-        for format in [Format::F32, Format::Bf16, Format::Int8] {
-            for (strips, chunks, steps) in [(1, 1, 1), (3, 2, 2), (2, 12, 3), (2, 3, 5)] {
+        for format in [Format::F32, Format::Bf16, Format::Int8, Format::Signed8] {
+            for (strips, chunks, steps) in [(1, 1, 1), (3, 2, 2), (2, 12, 3)] {
                 let lines_of_step = chunks * LINES;
                 let left_stride = steps * lines_of_step;
                 let left = lines(&mut rng, format, strips * left_stride);
                 let right = lines(&mut rng, format, steps * lines_of_step);
                 // From the last to the first, so that an offset that is ignored shows.
-                let steps: Vec<(usize, usize)> = match steps {
-                    // A chain: each shares a side with the one before.
-                    5 => vec![(2, 0), (1, 0), (1, 1), (0, 1), (0, 2)],
-                    _ => (0..steps).rev().map(|s| (s, s)).collect(),
-                };
-                let steps: Vec<(usize, usize)> = steps
-                    .iter()
-                    .map(|(left, right)| (left * lines_of_step, right * lines_of_step))
+                let steps: Vec<(usize, usize)> = (0..steps)
+                    .rev()
+                    .map(|step| (step * lines_of_step, step * lines_of_step))
                     .collect();
                 for fresh in [true, false] {
                     let task = Task {
@@ -470,7 +474,7 @@ mod tests {
                         fresh,
                     };
                     let begin = match format {
-                        Format::Int8 => f32::from_bits(7),
+                        Format::Int8 | Format::Signed8 => f32::from_bits(7),
                         _ => 0.5,
                     };
                     let mut expected = vec![Block([[begin; EDGE]; EDGE]); strips];
@@ -483,7 +487,9 @@ mod tests {
                                 got.0.as_flattened().iter().zip(expected.0.as_flattened())
                             {
                                 let same = match format {
-                                    Format::Int8 => got.to_bits() == expected.to_bits(),
+                                    Format::Int8 | Format::Signed8 => {
+                                        got.to_bits() == expected.to_bits()
+                                    }
                                     _ => (got - expected).abs() < 1e-4,
                                 };
                                 assert!(
