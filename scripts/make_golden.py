@@ -323,6 +323,11 @@ RESIZE_EXTRA = [  # width, height, target, pattern
     (448, 336, 224, "checks"), (111, 113, 224, "checks"), (640, 427, 224, "blend"), (427, 640, 224, "blend"),
     (1023, 769, 224, "noise"), (101, 103, 45, "blend"), (103, 101, 45, "noise"), (337, 337, 336, "blend"),
 ]
+SQUASH_SIZES = [  # width, height, target: larger and smaller, both ways, one way and the other, around the order of the passes
+    (61, 997, 32), (997, 61, 32), (1, 1, 32), (1, 600, 32), (600, 1, 32), (31, 33, 32), (33, 31, 32), (32, 32, 32), (20, 90, 32),
+    (90, 20, 32), (40, 48, 32), (40, 49, 32), (500, 375, 96), (375, 500, 96), (333, 777, 96), (97, 95, 96), (95, 97, 96),
+    (640, 427, 224), (101, 1023, 224), (225, 224, 224),
+]
 
 
 def make_resize(data):
@@ -334,6 +339,15 @@ def make_resize(data):
     cases = [(w, h, size, patterns[(row + column) % 3])
              for row, (w, h) in enumerate(RESIZE_SIZES) for column, size in enumerate((32, 48, 224))] + RESIZE_EXTRA
     listed, stored = [], {}
+
+    def keep(name, ours, case):
+        listed.append({"name": name, **case, "sha256": hashlib.sha256(ours.tobytes()).hexdigest()})
+        if case["size"] < 48:
+            stored[name] = ours
+        else:
+            # Enough to see how a mismatch looks: the first, the middle and the last row.
+            stored[f"{name}/rows"] = np.ascontiguousarray(ours[[0, case["size"] // 2, case["size"] - 1]])
+
     for seed, (w, h, size, kind) in enumerate(cases, start=1000):
         source = Image.fromarray(pattern(kind, w, h, seed))
         # The rule in words: shortest edge to `size`, the other edge truncated, floor of half the margin cut on each side.
@@ -345,18 +359,21 @@ def make_resize(data):
         processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
         theirs = processor(source, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
         assert np.array_equal(ours, theirs.transpose(1, 2, 0)), (w, h, size, kind)
-        name = f"{w}x{h}-to-{size}-{kind}"
-        listed.append({"name": name, "w": w, "h": h, "size": size, "pattern": kind, "seed": seed, "resized": resized,
-                       "left": left, "top": top, "sha256": hashlib.sha256(ours.tobytes()).hexdigest()})
-        if size < 48:
-            stored[name] = ours
-        else:
-            # Enough to see how a mismatch looks: the first, the middle and the last row.
-            stored[f"{name}/rows"] = np.ascontiguousarray(ours[[0, size // 2, size - 1]])
+        keep(f"{w}x{h}-to-{size}-{kind}", ours, {"w": w, "h": h, "size": size, "pattern": kind, "seed": seed, "resized": resized,
+                                                 "left": left, "top": top})
+    for seed, (w, h, size) in enumerate(SQUASH_SIZES, start=2000):
+        kind = patterns[seed % 3]
+        source = Image.fromarray(pattern(kind, w, h, seed))
+        ours = np.array(source.resize((size, size), Image.Resampling.BICUBIC))
+        processor = CLIPImageProcessorPil(size={"height": size, "width": size}, do_center_crop=False)
+        theirs = processor(source, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
+        assert np.array_equal(ours, theirs.transpose(1, 2, 0)), (w, h, size, kind)
+        keep(f"{w}x{h}-squashed-to-{size}-{kind}", ours, {"w": w, "h": h, "size": size, "pattern": kind, "seed": seed, "squashed": True})
     write_json(folder / "cases.json", {
         "what": "CLIPImageProcessorPil up to the crop: shortest edge to `size` (the other edge int(size*long/short), in f64), Pillow "
                 "bicubic on RGB8, then `size` x `size` from the centre, offset floor((n - size)/2). The sha256 is over the "
-                "RGB bytes, row by row. After a shortest-edge resize the crop always fits, so the processor's zero padding never happens.",
+                "RGB bytes, row by row. After a shortest-edge resize the crop always fits, so the processor's zero padding never happens. "
+                "`squashed`: a size of two edges and no crop, the whole image to `size` x `size`.",
         "pattern": PATTERN_FORMULA,
         "expected": "expected.safetensors: `NAME` u8 [size, size, 3] for size < 48, `NAME/rows` u8 [3, size, 3] with rows 0, size/2 and "
                     "size-1 above that",

@@ -338,7 +338,7 @@ fn config(bytes: &[u8]) -> Keep {
         assert!(config.tokens() > 1 && config.flop() > 0);
     }
     if let Ok(preprocess) = Preprocess::parse("x", json, 224) {
-        assert_eq!(preprocess.crop, 224);
+        assert_eq!(preprocess.fit.edge(), 224);
     }
     let path = file("x.index.json", bytes);
     for part in parts_of("x", &path).unwrap_or_default() {

@@ -11,7 +11,6 @@ use crate::clip::config::Preprocess;
 use crate::decode::{Limits, decode};
 use crate::error::{Error, Result};
 use crate::read::{Inputs, Options};
-use crate::resize::resize_and_crop;
 use crate::sample::{Rgb8, Sample};
 use crate::write::{self, Kept, Layout, Writer};
 
@@ -35,9 +34,9 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
         per_image(bench, "decode", &jpegs, |jpeg| decoded(jpeg).map(drop))?;
     }
     if bench.wants("resize") {
-        let edges = Preprocess::openai(224);
+        let fit = Preprocess::openai(224).fit;
         per_image(bench, "resize", &images, |image| {
-            std::hint::black_box(resize_and_crop(image, edges.shortest_edge, edges.crop));
+            std::hint::black_box(fit.square(image));
             Ok(())
         })?;
     }

@@ -15,6 +15,7 @@ use super::{BUILTIN, Clip, Embedder, builtin};
 use crate::device::Device;
 use crate::error::Result;
 use crate::manifest;
+use crate::resize::Fit;
 use crate::sample::Rgb8;
 
 /// Keys that are named at most; of more the number is said.
@@ -140,8 +141,15 @@ pub fn model(name: &str, dir: &Path) -> Findings {
         match preprocess {
             Some(json) => {
                 if let Some(p) = found.good(Preprocess::parse(name, &json, c.image_size)) {
-                    let (edge, crop) = (p.shortest_edge, p.crop);
-                    let text = format!("shortest edge to {edge}, {crop} x {crop} from the middle");
+                    let text = match p.fit {
+                        Fit::Crop {
+                            shortest_edge,
+                            crop,
+                        } => format!(
+                            "shortest edge to {shortest_edge}, {crop} x {crop} from the middle"
+                        ),
+                        Fit::Squash { edge } => format!("squashed to {edge} x {edge}"),
+                    };
                     found.fact("pixels", text);
                 }
             }

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::ops::{Activation, PixelNorm};
+use crate::resize::Fit;
 
 /// The shape of a CLIP vision tower. Defaults are those of transformers' `CLIPVisionConfig`, since hub files leave out what
 /// equals them.
@@ -141,13 +142,11 @@ impl VisionConfig {
     }
 }
 
-/// How an image becomes the tower's pixels: shortest edge by Pillow's bicubic, centre crop, then the norm.
+/// How an image becomes the tower's pixels: a square of the tower's image size by Pillow's bicubic, then the norm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocess {
-    /// The resized image's shorter edge, in pixels.
-    pub shortest_edge: u32,
-    /// Edge of the square cut from its middle: the tower's image size.
-    pub crop: u32,
+    /// How it becomes a square: cropped, as OpenAI's are, or squashed.
+    pub fit: Fit,
     /// Mean and standard deviation of a channel.
     pub norm: PixelNorm,
 }
@@ -156,8 +155,10 @@ impl Preprocess {
     /// OpenAI CLIP's, for towers without a `preprocessor_config.json`.
     pub fn openai(image_size: usize) -> Preprocess {
         Preprocess {
-            shortest_edge: image_size as u32,
-            crop: image_size as u32,
+            fit: Fit::Crop {
+                shortest_edge: image_size as u32,
+                crop: image_size as u32,
+            },
             norm: PixelNorm {
                 mean: [0.48145466, 0.4578275, 0.40821073].map(|x: f64| x as f32),
                 std: [0.26862954, 0.26130258, 0.27577711].map(|x: f64| x as f32),
@@ -168,17 +169,17 @@ impl Preprocess {
     /// Reads a `preprocessor_config.json` in the old and the new spelling of its sizes.
     ///
     /// # Errors
-    /// [`Error::Model`] with `name`, where it asks for what is not done here (another filter, a squashed image) or does not
-    /// give `image_size` pixels.
+    /// [`Error::Model`] with `name`, where it asks for what is not done here (another filter, an oblong) or does not give
+    /// `image_size` pixels.
     pub fn parse(name: &str, json: &str, image_size: usize) -> Result<Preprocess> {
         let bad =
             |reason: String| Error::model(name, format!("preprocessor_config.json: {reason}"));
         let root: Value = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;
         let on = |key: &str| root.get(key).and_then(Value::as_bool).unwrap_or(true);
-        for key in ["do_resize", "do_center_crop", "do_rescale", "do_normalize"] {
+        for key in ["do_resize", "do_rescale", "do_normalize"] {
             if !on(key) {
                 return Err(bad(format!(
-                    "{key} is false; CLIP towers are fed resized, cropped, normalised pixels"
+                    "{key} is false; CLIP towers are fed resized, normalised pixels"
                 )));
             }
         }
@@ -194,31 +195,7 @@ impl Preprocess {
             return Err(bad(format!("rescale_factor {factor}; only 1/255 is done")));
         }
         let fallback = Preprocess::openai(image_size);
-        let shortest_edge = match root.get("size") {
-            None => fallback.shortest_edge,
-            Some(size) => edge(size, "shortest_edge").ok_or_else(|| {
-                bad(format!(
-                    "size {size}; only a shortest edge is done, the image is never squashed"
-                ))
-            })?,
-        };
-        let crop = match root.get("crop_size") {
-            None => fallback.crop,
-            Some(size) => edge(size, "height")
-                .filter(|e| {
-                    size.get("width")
-                        .is_none_or(|w| w.as_u64() == Some(u64::from(*e)))
-                })
-                .ok_or_else(|| bad(format!("crop_size {size}; a square is needed")))?,
-        };
-        if crop as usize != image_size {
-            return Err(bad(format!(
-                "crop_size {crop} is not the tower's image_size {image_size}"
-            )));
-        }
-        if shortest_edge > 8192 {
-            return Err(bad(format!("a shortest edge of {shortest_edge} pixels")));
-        }
+        let fit = fit(&root, image_size, on("do_center_crop")).map_err(bad)?;
         let channels = |key: &str, default: [f32; 3]| match root.get(key) {
             None => Ok(default),
             Some(v) => serde_json::from_value(v.clone()).map_err(|e| bad(format!("{key}: {e}"))),
@@ -232,12 +209,57 @@ impl Preprocess {
                 "image_mean and image_std must be finite, image_std not 0".into(),
             ));
         }
-        Ok(Preprocess {
-            shortest_edge,
-            crop,
-            norm,
-        })
+        Ok(Preprocess { fit, norm })
     }
+}
+
+/// How `size`, `crop_size` and `do_center_crop` make a square of `image_size`. `{"height": 96, "width": 96}` squashes the image, and
+/// leaves nothing for a crop of that size to do; anything else names a shortest edge and wants the crop.
+fn fit(root: &Value, image_size: usize, cropped: bool) -> std::result::Result<Fit, String> {
+    let tower = image_size as u32;
+    let crop = match root.get("crop_size").filter(|_| cropped) {
+        None => tower,
+        Some(size) => square(size)
+            .or_else(|| edge(size, "height").filter(|_| size.get("width").is_none()))
+            .ok_or_else(|| format!("crop_size {size}; a square is needed"))?,
+    };
+    if crop != tower {
+        return Err(format!(
+            "crop_size {crop} is not the tower's image_size {tower}"
+        ));
+    }
+    let size = root.get("size");
+    if let Some(size) = size.filter(|size| size.get("height").or(size.get("width")).is_some()) {
+        return match square(size) {
+            Some(edge) if edge == tower => Ok(Fit::Squash { edge }),
+            _ => Err(format!(
+                "size {size}; an image is squashed to the tower's {tower} x {tower} pixels, or resized by its shortest edge"
+            )),
+        };
+    }
+    if !cropped {
+        return Err(
+            "do_center_crop is false, and size is not a square; the tower is fed squares".into(),
+        );
+    }
+    let shortest_edge = match size {
+        None => tower,
+        Some(size) => edge(size, "shortest_edge")
+            .ok_or_else(|| format!("size {size}; it names no shortest edge and no square"))?,
+    };
+    if shortest_edge > 8192 {
+        return Err(format!("a shortest edge of {shortest_edge} pixels"));
+    }
+    Ok(Fit::Crop {
+        shortest_edge,
+        crop,
+    })
+}
+
+/// The edge of `224` or `{"height": 224, "width": 224}`.
+fn square(size: &Value) -> Option<u32> {
+    let across = edge(size, "width")?;
+    edge(size, "height").filter(|down| *down == across)
 }
 
 /// A size written as `224` or as `{"KEY": 224}`.
@@ -280,21 +302,61 @@ mod tests {
         }
     }
 
+    fn parsed(json: &str) -> Result<Preprocess> {
+        Preprocess::parse("m", json, 224)
+    }
+
     #[test]
-    fn both_spellings_of_sizes_are_read_and_squashing_is_refused() {
+    fn both_spellings_of_sizes_are_read() {
         let old = r#"{"size": 224, "crop_size": 224, "resample": 3, "image_std": [0.5, 0.5, 0.5]}"#;
         let new = r#"{"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "image_std": [0.5, 0.5, 0.5]}"#;
-        assert_eq!(
-            Preprocess::parse("m", old, 224).unwrap(),
-            Preprocess::parse("m", new, 224).unwrap()
-        );
+        assert_eq!(parsed(old).unwrap(), parsed(new).unwrap());
+        let larger = parsed(r#"{"size": {"shortest_edge": 256}, "crop_size": {"height": 224}}"#);
+        let fit = Fit::Crop {
+            shortest_edge: 256,
+            crop: 224,
+        };
+        assert_eq!(larger.unwrap().fit, fit);
+    }
+
+    #[test]
+    fn a_size_of_two_equal_edges_squashes_with_and_without_the_crop_that_changes_nothing() {
+        for json in [
+            r#"{"size": {"height": 224, "width": 224}, "do_center_crop": false}"#,
+            r#"{"size": {"height": 224, "width": 224}, "do_center_crop": false, "crop_size": {"height": 9, "width": 8}}"#,
+            r#"{"size": {"height": 224, "width": 224}, "crop_size": 224}"#,
+            r#"{"size": {"height": 224, "width": 224}}"#,
+        ] {
+            assert_eq!(
+                parsed(json).unwrap().fit,
+                Fit::Squash { edge: 224 },
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn pixels_that_are_not_made_here_are_refused_by_what_is_wrong() {
         for (json, word) in [
-            (r#"{"size": {"height": 224, "width": 224}}"#, "squashed"),
+            (r#"{"size": {"height": 224, "width": 225}}"#, "squashed"),
+            (r#"{"size": {"height": 256, "width": 256}}"#, "224 x 224"),
+            (r#"{"size": {"height": 224}}"#, "squashed"),
+            (r#"{"size": {"longest_edge": 224}}"#, "no shortest edge"),
+            (r#"{"do_center_crop": false}"#, "do_center_crop"),
+            (
+                r#"{"size": 224, "do_center_crop": false}"#,
+                "do_center_crop",
+            ),
+            (r#"{"size": {"shortest_edge": 9000}}"#, "9000"),
             (r#"{"resample": 2}"#, "bicubic"),
             (r#"{"crop_size": 336}"#, "336"),
+            (
+                r#"{"crop_size": {"height": 224, "width": 200}}"#,
+                "a square",
+            ),
             (r#"{"do_resize": false}"#, "do_resize"),
         ] {
-            let message = Preprocess::parse("m", json, 224).unwrap_err().to_string();
+            let message = parsed(json).unwrap_err().to_string();
             assert!(message.contains(word), "{json}: {message}");
         }
     }

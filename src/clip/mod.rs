@@ -17,7 +17,6 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::manifest;
 use crate::ops;
-use crate::resize::{resize_and_crop, resize_and_crop_reduced};
 use crate::sample::Rgb8;
 use config::{Preprocess, VisionConfig};
 use hub::HubRepo;
@@ -314,16 +313,15 @@ impl Embedder for Clip {
     }
 
     fn prepare(&self, image: &Rgb8) -> Vec<u8> {
-        resize_and_crop(image, self.preprocess.shortest_edge, self.preprocess.crop)
+        self.preprocess.fit.square(image)
     }
 
     fn prepare_reduced(&self, image: &Rgb8, whole: (u32, u32)) -> Vec<u8> {
-        let (edge, crop) = (self.preprocess.shortest_edge, self.preprocess.crop);
-        resize_and_crop_reduced(image, whole, edge, crop)
+        self.preprocess.fit.square_of_reduced(image, whole)
     }
 
     fn shortest_edge(&self) -> Option<u32> {
-        Some(self.preprocess.shortest_edge)
+        Some(self.preprocess.fit.shortest_edge())
     }
 
     fn embed(&self, prepared: &[u8]) -> Result<Embedded> {

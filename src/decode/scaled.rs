@@ -15,7 +15,7 @@ use crate::sample::Rgb8;
 /// is decoded whole.
 ///
 /// A last row or column that stands for less than `divisor` of the whole ones has to stay the last, as
-/// [`crate::resize::resize_and_crop_reduced`] takes it; an orientation that puts it first wants edges that divide.
+/// [`crate::resize::Fit::square_of_reduced`] takes it; an orientation that puts it first wants edges that divide.
 pub(super) fn fraction(markers: &Markers, orientation: u32, edge: u32) -> Option<u16> {
     // Inks go through Pillow's own conversion, more than 8 bits and endless scans through the whole decoder's refusal.
     if !matches!(markers.components, 1 | 3) || markers.precision != 8 || markers.scans > MAX_SCANS {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clipsift::Rgb8;
-use clipsift::resize::resize_and_crop;
+use clipsift::resize::{Fit, resize_and_crop};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
@@ -54,7 +54,7 @@ fn pattern(name: &str, width: u32, height: u32, seed: u64) -> Rgb8 {
 }
 
 #[test]
-fn the_crop_is_that_of_the_hugging_face_processor() {
+fn the_square_is_that_of_the_hugging_face_processor() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/resize");
     let cases = std::fs::read(folder.join("cases.json")).unwrap();
     let cases: serde_json::Value = serde_json::from_slice(&cases).unwrap();
@@ -70,7 +70,11 @@ fn the_crop_is_that_of_the_hugging_face_processor() {
             number("seed"),
         );
         let size = number("size") as usize;
-        let got = resize_and_crop(&source, size as u32, size as u32);
+        let edge = size as u32;
+        let got = match case.get("squashed") {
+            Some(_) => Fit::Squash { edge }.square(&source),
+            None => resize_and_crop(&source, edge, edge),
+        };
         // The rows first: their difference says more than a hash.
         if let Ok(whole) = expected.tensor(name) {
             assert!(got == whole.data(), "{name}");
@@ -135,11 +139,17 @@ fn naive_pass(length: usize, to: usize, lanes: usize, get: impl Fn(usize, usize)
 /// The whole resized image, then the crop.
 fn naive(source: &Rgb8, edge: usize, crop: usize) -> Vec<u8> {
     let (w, h) = (source.width as usize, source.height as usize);
-    let (to_w, to_h) = if w <= h {
+    let to = if w <= h {
         (edge, edge * h / w)
     } else {
         (edge * w / h, edge)
     };
+    naive_to(source, to, crop)
+}
+
+/// Resized to so many columns and rows, then the crop.
+fn naive_to(source: &Rgb8, (to_w, to_h): (usize, usize), crop: usize) -> Vec<u8> {
+    let (w, h) = (source.width as usize, source.height as usize);
     let lost = |from: usize, to: usize| from as i64 - to as i64;
     let height_first = lost(h, to_h) > 0 && lost(h, to_h) > 2 * lost(w, to_w);
     // Lanes of the horizontal pass are rows and channels, those of the vertical pass columns and channels.
@@ -189,12 +199,23 @@ proptest! {
     }
 
     #[test]
+    fn a_squashed_image_is_the_whole_one_in_other_proportions(
+        width in 1u32..90, height in 1u32..90, edge in 1u32..50, seed in any::<u64>(),
+    ) {
+        let source = pattern("noise", width, height, seed);
+        let got = Fit::Squash { edge }.square(&source);
+        let edge = edge as usize;
+        prop_assert!(got == naive_to(&source, (edge, edge), edge));
+    }
+
+    #[test]
     fn a_constant_image_stays_constant(
         width in 1u32..200, height in 1u32..200, edge in 1u32..60, value in any::<[u8; 3]>(),
     ) {
         let source = image(width, height, |_, _, c| value[c as usize]);
-        let got = resize_and_crop(&source, edge, edge);
-        prop_assert!(got.chunks(3).all(|pixel| pixel == value));
+        for got in [resize_and_crop(&source, edge, edge), Fit::Squash { edge }.square(&source)] {
+            prop_assert!(got.chunks(3).all(|pixel| pixel == value));
+        }
     }
 }
 
