@@ -11,8 +11,9 @@ hashes: the packages' defaults (imagehash.phash, imagehash.dhash, pdqhash.comput
 
 Precision: each copy, of every edit, is compared with every original. A pair at or above the threshold is a find, right if the
 original is the copy's own. One threshold for each method, for all edits together: the lowest at which 99 % of the finds
-are right. Recall: the share of the copies of an edit whose own original is a find. The rows `with mirror` compare the mirrored
-copy as well, and take the better of the two: twice the work, and twice the chances of a wrong find.
+are right. Recall: the share of the copies of an edit whose own original is a find. The columns `with mirror` compare the mirrored
+copy as well, and take the better of the two: twice the work, and twice the chances of a wrong find. The embedded tower is
+symmetric, and needs none.
 
 Requirements: numpy, scipy, pillow, pyarrow, and for the peers imagehash==4.3.2, pdqhash==0.2.8; for the photographs
 scikit-learn==1.9.1, scikit-image==0.26.0.
@@ -40,7 +41,7 @@ import neardup_drawing
 from neardup_edits import EDITS
 
 PRECISION = 0.99
-EPSILONS = (0.03, 0.05, 0.08, 0.10, 0.12, 0.15, 0.18, 0.20, 0.25, 0.30, 0.35, 0.40)
+EPSILONS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.10, 0.12, 0.15, 0.20, 0.25, 0.30)
 HASHES = {
     "pHash": lambda image: imagehash.phash(image).hash,
     "dHash": lambda image: imagehash.dhash(image).hash,
@@ -199,7 +200,7 @@ def prepare(args):
 
 
 def measure(originals, copies, methods):
-    """{method: (threshold, recalls, right, wrong)}"""
+    """{method: (threshold, recalls, right, wrong, scores of the copies of each edit)}"""
     results = {}
     for method in methods:
         own, other = [], []
@@ -209,7 +210,7 @@ def measure(originals, copies, methods):
             other.append(s[~np.eye(len(s), dtype=bool)])
         right, wrong = np.sort(np.concatenate(own)), np.sort(np.concatenate(other))
         line = threshold(right, wrong)
-        results[method] = (line, np.array([(x >= line).mean() for x in own]), right, wrong)
+        results[method] = (line, np.array([(x >= line).mean() for x in own]), right, wrong, own)
     return results
 
 
@@ -224,6 +225,15 @@ def print_recalls(results, title):
     print("| all edits | " + " | ".join(f"{100 * results[m][1].mean():.1f}" for m in methods) + " |")
     print("| threshold | " + " | ".join(f"{results[m][0]:.3f}" for m in methods) + " |")
     print("| wrong finds | " + " | ".join(f"{int((results[m][3] >= results[m][0]).sum()):,}" for m in methods) + " |")
+
+
+def print_recalls_at(args, results, title):
+    """What each clipsift model finds of each edit at an eps, whatever the precision there."""
+    for model in args.models:
+        own = results[model][4]
+        print(f"\n{model}, {title}: recall in % at eps\n\n| edit | " + " | ".join(f"{e:.2f}" for e in EPSILONS[:8]) + " |\n|---" + "|--:" * 8 + "|")
+        for (kind, name, _), scores in zip(EDITS, own):
+            print(f"| {kind}: {name} | " + " | ".join(f"{100 * (scores >= 1 - e).mean():.1f}" for e in EPSILONS[:8]) + " |")
 
 
 def print_false(sets, results, title):
@@ -245,7 +255,7 @@ def print_eps(args, results, features):
         for eps in EPSILONS:
             cells = []
             for method in results.values():
-                _, _, right, wrong = method[model]
+                _, _, right, wrong, _ = method[model]
                 true, false = (right >= 1 - eps).sum(), (wrong >= 1 - eps).sum()
                 cells.append(f"{100 * true / len(right):.1f}, {100 * true / max(1, true + false):.3f}")
             cells += [f"{int((x >= 1 - eps).sum()):,}" for x in inner.values()]
@@ -266,6 +276,7 @@ def compare(args):
         results[name] = measure(features[name], [Features(args, folder) for folder in folders], methods)
         count = len(features[name].rows["PDQ"])
         print_recalls(results[name], f"{count} {name}: recall in % at precision {PRECISION}")
+        print_recalls_at(args, results[name], name)
     print_false(features, results["drawings"], "Different pictures that pass the thresholds of the drawings")
     print_eps(args, results, features)
 

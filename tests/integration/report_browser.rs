@@ -252,7 +252,7 @@ fn sliders_moved_in_a_browser_count_as_the_commands_they_show() {
     let head = head_for_builtin(dir.path());
     let run = dir.path().join("run");
     good(&format!(
-        "curate {} --out {} --write none --head mine={head} --head nsfw={head} --min mine=-0.2 --max nsfw=0.2 --eps 0.03",
+        "curate {} --out {} --write none --head mine={head} --head nsfw={head} --min mine=-0.2 --max nsfw=0.1 --eps 0.03",
         data("gallery").display(),
         run.display()
     ));

@@ -1,0 +1,344 @@
+"""Pairs of views for the embedded tower's training: fresh originals from the drawn pool, and edited copies of them.
+
+All in luminance, on tensors, many images at once. An original is a window of a pool image under some mix of its channels; a copy
+is one affine map from the tower's input square to the original: crop, rotation, border, bars, screen, and a crop of that again,
+composed. What lies outside is filled with a tone or a screen. Then overlays, resize, blur and JPEG (through Pillow, for those
+images that have them), tone and noise. Pictures are squashed to a square, as the tower's preprocessing has it, so that a stretched
+copy needs nothing here; nor does a mirrored one, since the tower is symmetric.
+
+Letters: n originals, s the tower's input edge.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageFilter
+
+from builtin_pool import LAYER_EDGE, Pool
+
+ORIGINAL_EDGE = 160  # edge of an original, before it is edited
+NEIGHBOURS = "neighbours.npy"  # in the pool's folder: for each image the nearest of other families, int64 [size, k]
+CHUNK = 32  # images handled at once: small enough for the caches
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+# The kinds of edit and how often each is drawn.
+KINDS = {
+    "crop": 2.8, "side": 1.4, "border": 1.6, "bars": 1.2, "overlay": 5.5, "blur": 1.8, "noise": 0.5, "tone": 2.6,
+    "hue": 0.9, "rotation": 1.2, "screen": 2.0, "jpeg": 0.6, "small": 0.4,
+}  # fmt: skip
+
+
+def affine(rows):
+    """[n, 2, 3] float32 tensor of six arrays [n]."""
+    return torch.from_numpy(np.stack(rows, -1).reshape(-1, 2, 3).astype(np.float32))
+
+
+_GRIDS = {}
+
+
+def grid(theta, edge):
+    """Where each output pixel lies in the source, float32 [n, edge, edge, 2]; the source spans -1 to 1."""
+    if edge not in _GRIDS:
+        u = (torch.arange(edge) * 2 + 1) / edge - 1
+        _GRIDS[edge] = torch.stack([u.expand(edge, edge), u[:, None].expand(edge, edge), torch.ones(edge, edge)], -1).view(1, -1, 3)
+    return torch.matmul(_GRIDS[edge], theta.transpose(1, 2)).view(-1, edge, edge, 2)
+
+
+def sample(images, where):
+    return F.grid_sample(images, where, "bilinear", "border", align_corners=False)
+
+
+def column(values):
+    return torch.from_numpy(np.asarray(values, np.float32)).view(-1, 1, 1, 1)
+
+
+class Views:
+    """Draws batches; with the same neighbours, batch k of a seed is the same wherever and in whatever order it is drawn."""
+
+    def __init__(self, folder, size):
+        self.pool, self.size = Pool(folder), size
+        members = np.argsort(self.pool.families, kind="stable")
+        starts = np.flatnonzero(np.diff(self.pool.families[members], prepend=-1))
+        self.members = np.split(members, starts[1:])
+        self.near, self.read, self.neighbours = Path(folder) / NEIGHBOURS, 0.0, None
+
+    def indices(self, rng, n):
+        """n pool indices, families together, and images that the tower took for alike when it was last asked one after the other."""
+        if self.near.exists() and self.near.stat().st_mtime != self.read:
+            self.neighbours, self.read = np.load(self.near), self.near.stat().st_mtime
+        picked = {}  # in order, each once
+        while len(picked) < n:
+            if self.neighbours is not None and picked and rng.random() < 0.5:
+                picked[int(rng.choice(self.neighbours[next(reversed(picked))]))] = True
+            else:
+                picked.update(dict.fromkeys(self.members[rng.integers(len(self.members))].tolist(), True))
+        return np.array(list(picked)[:n])
+
+    def batch(self, seed, n, easy=0.0):
+        """Two views uint8 [2, n, s, s], thumbnails float32 [n, 64] of the originals, less their means, and pool indices [n].
+        `easy` in 0..1 weakens the edits (for the first steps)."""
+        rng = np.random.default_rng(seed)
+        indices, parts = self.indices(rng, n), []
+        for i in range(0, n, CHUNK):
+            images, other, aspects = self.originals(rng, indices[i : i + CHUNK])
+            k = len(images)
+            counts = np.where(rng.random(k) < 0.6, 0, rng.choice([1, 2, 3], k, p=[0.6, 0.25, 0.15]))
+            first = self.copies(rng, images, other, aspects, self.chosen(rng, counts), np.full(k, 0.7 * (1 - 0.8 * easy)))
+            counts = rng.choice([1, 2, 3, 4, 5], k, p=[0.42, 0.26, 0.16, 0.1, 0.06])
+            does = self.chosen(rng, counts)
+            does["tone"] |= rng.random(k) < 0.35
+            second = self.copies(rng, images, other, aspects, does, np.full(k, 1 - 0.6 * easy))
+            thumbs = F.adaptive_avg_pool2d(images, 8).flatten(1)
+            parts.append((torch.stack([first, second]), thumbs - thumbs.mean(1, keepdim=True)))
+        views, thumbs = zip(*parts)
+        return torch.cat(views, 1), torch.cat(thumbs), torch.from_numpy(indices)
+
+    @staticmethod
+    def chosen(rng, counts):
+        """{kind: bool [n]}: `counts` different kinds for each image, by weight."""
+        weights = np.log(np.array(list(KINDS.values())))
+        order = np.argsort(-(weights + rng.gumbel(size=(len(counts), len(KINDS)))), 1)
+        rank = np.argsort(order, 1)
+        return {kind: rank[:, i] < counts for i, kind in enumerate(KINDS)}
+
+    # ------------------------------------------------------------ originals
+
+    def windows(self, rng, n):
+        """Crops of pool images as centre and half extent: half of them whole, half with 5 to 60 % of the area cut away."""
+        lost = np.where(rng.random(n) < 0.5, 0.0, rng.uniform(0.05, 0.6, n))
+        side, skew = np.sqrt(1 - lost), np.sqrt(1 - lost) ** rng.uniform(-0.7, 0.7, n)
+        hx, hy = np.minimum(1, side * skew), np.minimum(1, side / skew)
+        return rng.uniform(-1, 1, n) * (1 - hx), rng.uniform(-1, 1, n) * (1 - hy), hx, hy
+
+    def mixed(self, index, weights):
+        """Weighted sums of the channels of pool images: weights [n, k, 3] give float32 [n, k, EDGE, EDGE]."""
+        images = torch.from_numpy(self.pool.images[index]).float().flatten(2)
+        return torch.bmm(torch.from_numpy(weights.astype(np.float32)), images).view(len(index), weights.shape[1], *self.pool.images.shape[2:])
+
+    def originals(self, rng, index):
+        """Originals float32 [n, 1, ORIGINAL_EDGE, ORIGINAL_EDGE] in 0..255, the difference that another mix of the channels makes
+        (as a turned hue does), and their aspects [n]."""
+        n, index = len(index), index.copy()
+        x, y, hx, hy = self.windows(rng, n)
+        mirror = rng.choice([-1.0, 1.0], n)
+        weights = np.zeros((n, 2, 3))
+        weights[:, 0] = [rng.permutation(LUMA) if rng.random() < 0.5 else LUMA for _ in range(n)]
+        shift = rng.normal(0, 0.17, (n, 3))
+        weights[:, 1] = shift - shift.mean(1, keepdims=True)
+        negative = rng.random(n) < 0.05
+        # Twins: neighbours of one drawing. Either they share the frame and differ in a patch blended in below, or they are
+        # disjoint parts of it: different images of the same tones and texture.
+        blended = rng.random(n) < 0.15
+        for i in np.flatnonzero(rng.random(n - 1) < 0.09):
+            index[i + 1] = index[i]
+            for a in (x, y, hx, hy, mirror, weights, negative):
+                a[i + 1] = a[i]
+            if rng.random() < 0.5:
+                blended[i + 1] = True
+            else:
+                cut = rng.uniform(-0.15, 0.15)
+                if rng.random() < 0.5:
+                    x[i], hx[i], x[i + 1], hx[i + 1] = (cut - 1) / 2, (1 + cut) / 2, (1 + cut) / 2, (1 - cut) / 2
+                else:
+                    y[i], hy[i], y[i + 1], hy[i + 1] = (cut - 1) / 2, (1 + cut) / 2, (1 + cut) / 2, (1 - cut) / 2
+        zero = np.zeros(n)
+        both = sample(self.mixed(index, weights), grid(affine([mirror * hx, zero, x, zero, hy, y]), ORIGINAL_EDGE))
+        images, other = both[:, :1], both[:, 1:]
+        flipped = np.flatnonzero(negative)
+        images[flipped] = 255 - images[flipped]
+        chosen = np.flatnonzero(blended)
+        if len(chosen):
+            k = len(chosen)
+            x2, y2, hx2, hy2 = self.windows(rng, k)
+            zero = np.zeros(k)
+            patch = self.mixed(rng.integers(0, len(self.pool.images), k), np.tile(LUMA, (k, 1, 1)))
+            patch = sample(patch, grid(affine([hx2, zero, x2, zero, hy2, y2]), ORIGINAL_EDGE))
+            images[chosen] = torch.lerp(images[chosen], patch, self.patches(rng, k))
+        return images, other, self.pool.aspects[index] * hx / hy
+
+    def patches(self, rng, n):
+        """Masks float32 [n, 1, ORIGINAL_EDGE, ORIGINAL_EDGE] along level lines of smooth noise, 35 to 70 % of the area."""
+        masks = []
+        for _ in range(n):
+            cells = int(rng.integers(3, 8))
+            coarse = torch.from_numpy(rng.standard_normal((1, 1, cells, cells), np.float32))
+            field = F.interpolate(coarse, ORIGINAL_EDGE, mode="bilinear")
+            level = torch.quantile(field[..., ::8, ::8].flatten(), 1 - rng.uniform(0.35, 0.7))
+            masks.append(((field - level) * float(np.exp(rng.uniform(0.5, 4.5)))).clamp_(-0.5, 0.5).add_(0.5))
+        return torch.cat(masks)
+
+    # ------------------------------------------------------------ copies
+
+    def copies(self, rng, images, other, aspects, does, strength):
+        """Edited copies uint8 [n, s, s] of originals [n, 1, e, e]; `does`: {kind: bool [n]}; strength [n] in 0..1."""
+        n, k = len(images), strength
+        images = images + other * column(np.where(does["hue"], rng.choice([-1.0, 1.0], n) * rng.uniform(0.3, 1.2, n) * k, 0))
+        early = rng.random(n) < 0.6  # tone before what is laid around and over the picture, else after it
+        # The crop of the picture: centre and half extents within it.
+        lost = np.where(does["crop"], np.where(rng.random(n) < 0.5, rng.uniform(0.02, 0.25, n), rng.uniform(0.1, 0.52, n)) * k, 0)
+        side, skew = np.sqrt(1 - lost), np.sqrt(1 - lost) ** (rng.uniform(-0.7, 0.7, n) * (rng.random(n) < 0.5))
+        hx, hy = np.minimum(1, side * skew), np.minimum(1, side / skew)
+        x, y = rng.uniform(-1, 1, n) * (1 - hx), rng.uniform(-1, 1, n) * (1 - hy)
+        for i in np.flatnonzero(does["side"]):
+            cut, at = rng.uniform(0.02, 0.3) * k[i], rng.integers(4)
+            if at < 2:
+                x[i], hx[i] = x[i] + (1 - 2 * at) * cut * hx[i], hx[i] * (1 - cut)
+            else:
+                y[i], hy[i] = y[i] + (5 - 2 * at) * cut * hy[i], hy[i] * (1 - cut)
+        aspect = aspects * hx / hy
+        angle = np.radians(np.where(does["rotation"], rng.choice([-1, 1], n) * rng.uniform(0.5, 8, n) * k, 0))
+        c, s = np.cos(angle), np.sin(angle)
+        zoomed = rng.random(n) < 0.5
+        zoom = np.where(does["rotation"] & zoomed, 1 / (c + np.maximum(aspect, 1 / aspect) * np.abs(s)), 1)
+        # Frames around it: an output of half extents g about o, where the picture spans -1 to 1.
+        bx, by, ox, oy = np.ones(n), np.ones(n), np.zeros(n), np.zeros(n)
+        for i in np.flatnonzero(does["border"]):
+            share = rng.uniform(0.01, 0.17) * k[i] * np.array([1, 1, 1, 1] if rng.random() < 0.65 else rng.integers(0, 2, 4))
+            left, right, top, bottom = share * min(aspect[i], 1)
+            bx[i], ox[i] = 1 + (left + right) / aspect[i], (right - left) / aspect[i]
+            by[i], oy[i] = 1 + top + bottom, bottom - top
+        for i in np.flatnonzero(does["bars"]):
+            grow = 1 + rng.uniform(0.03, 0.85) * k[i]
+            at = 0.0 if rng.random() < 0.85 else rng.uniform(-1, 1)
+            if rng.random() < 0.5:
+                bx[i], ox[i] = bx[i] * grow, ox[i] + at * (grow - 1)
+            else:
+                by[i], oy[i] = by[i] * grow, oy[i] + at * (grow - 1)
+        sx, sy, px, py = np.ones(n), np.ones(n), np.zeros(n), np.zeros(n)
+        for i in np.flatnonzero(does["screen"]):
+            kind = rng.random()
+            if kind < 0.25:  # a window's frame
+                sx[i], sy[i] = 1 + rng.uniform(0.02, 0.22) * k[i], 1 + rng.uniform(0.02, 0.25) * k[i]
+            elif kind < 0.6:  # a post on a telephone
+                sx[i], sy[i] = 1 + rng.choice([0, rng.uniform(0, 0.15)]), 1 + rng.uniform(0.1, 0.9) * k[i]
+            else:  # on a page
+                sx[i], sy[i] = (1 / rng.uniform(1 - 0.62 * k[i], 0.97) for _ in range(2))
+            px[i], py[i] = rng.uniform(-1, 1) * (sx[i] - 1), rng.uniform(-1, 1) * (sy[i] - 1)
+        # A crop of that again, sometimes.
+        framed = does["border"] | does["bars"] | does["screen"]
+        again = np.where(framed & does["crop"], rng.uniform(0.85, 1, n), 1)
+        qx, qy = rng.uniform(-1, 1, n) * (1 - again), rng.uniform(-1, 1, n) * (1 - again)
+        gx, gy = again * sx * bx, again * sy * by
+        tx, ty = ox + bx * (px + sx * qx), oy + by * (py + sy * qy)
+        a11, a12, a21, a22 = c * zoom, -s / aspect * zoom, s * aspect * zoom, c * zoom
+        theta = affine([
+            hx * a11 * gx, hx * a12 * gy, x + hx * (a11 * tx + a12 * ty), hy * a21 * gx, hy * a22 * gy, y + hy * (a21 * tx + a22 * ty),
+        ])  # fmt: skip
+        moved = framed | does["crop"] | does["side"] | does["rotation"]
+        layered = moved | does["overlay"] | does["blur"] | does["jpeg"] | does["small"]
+        out = torch.empty(n, 1, self.size, self.size)
+        plain = torch.from_numpy(~layered)
+        if plain.any():
+            out[plain] = F.interpolate(images[plain], (self.size, self.size), mode="bicubic", antialias=True)
+        rows = np.flatnonzero(layered)
+        if len(rows):
+            views = torch.empty(len(rows), 1, LAYER_EDGE, LAYER_EDGE)
+            still, shrunk = ~moved[rows], moved[rows] & (np.maximum(gx * hx, gy * hy)[rows] > 1.5)
+            if still.any():
+                views[still] = F.interpolate(images[rows[still]], (LAYER_EDGE, LAYER_EDGE), mode="bicubic", antialias=True)
+            for part, source in ((shrunk, lambda a: F.avg_pool2d(a, 2)), (~still & ~shrunk, lambda a: a)):
+                if part.any():
+                    views[part] = sample(source(images[rows[part]]), grid(theta[rows[part]], LAYER_EDGE))
+            toned = np.flatnonzero((does["tone"] & early)[rows])
+            views[toned] = self.toned(rng, views[toned], k[rows[toned]])
+            u = (torch.arange(LAYER_EDGE) * 2 + 1) / LAYER_EDGE - 1
+            for j, i in enumerate(rows):
+                if does["rotation"][i] and not zoomed[i]:
+                    ux, uy = tx[i] + gx[i] * u, ty[i] + gy[i] * u[:, None]
+                    outside = torch.maximum((a11[i] * ux + a12[i] * uy).abs(), (a21[i] * ux + a22[i] * uy).abs()) > 1
+                    views[j, 0][outside] = float(rng.choice([0, 0, 0, 255, 255 * rng.random()]))
+                if does["border"][i] or does["bars"][i]:
+                    views[j, 0][outer((tx[i] + gx[i] * u).abs() > 1, (ty[i] + gy[i] * u).abs() > 1)] = self.fill(rng)
+                if does["screen"][i]:
+                    outside = outer(((px + sx * qx)[i] + again[i] * sx[i] * u).abs() > 1, ((py + sy * qy)[i] + again[i] * sy[i] * u).abs() > 1)
+                    views[j, 0][outside] = self.screen(rng)[outside]
+            views = self.overlaid(rng, views, np.flatnonzero(does["overlay"][rows]))
+            views = views.add_(0.5).clamp_(0, 255)
+            out[rows] = self.degraded(rng, views, {kind: does[kind][rows] for kind in ("blur", "jpeg", "small")}, k[rows])
+        late = np.flatnonzero(does["tone"] & ~(early & layered))
+        out[late] = self.toned(rng, out[late].clamp(0, 255), k[late])
+        for i in np.flatnonzero(does["noise"]):
+            out[i] += torch.from_numpy(rng.standard_normal(out[i].shape, np.float32)) * float(rng.uniform(1, 24) * k[i])
+        return out.add_(0.5).clamp_(0, 255).to(torch.uint8)[:, 0]
+
+    @staticmethod
+    def fill(rng):
+        return float(rng.choice([0.0, 0.0, 255.0, 255.0, 255 * rng.random(), 255 * rng.random()]))
+
+    def screen(self, rng):
+        """A page, window or wall [LAYER_EDGE, LAYER_EDGE]; mirrored, negated or of other contrast at random."""
+        if rng.random() < 0.12:
+            return torch.full((LAYER_EDGE, LAYER_EDGE), self.fill(rng))
+        x = torch.from_numpy(self.pool.screens[rng.integers(len(self.pool.screens))].copy())
+        if rng.random() < 0.5:
+            x = x.flip(-1)
+        x = x.float()
+        return 255 - x if rng.random() < 0.25 else x
+
+    def overlaid(self, rng, views, rows):
+        """Lays one of the overlays, sometimes two, over views[rows]: moved, scaled and mirrored at random."""
+        todo = np.concatenate([rows, rows[rng.random(len(rows)) < 0.15]])
+        if not len(todo):
+            return views
+        m = len(todo)
+        layers = torch.from_numpy(self.pool.overlays[rng.integers(0, len(self.pool.overlays), m)]).float()
+        scale, kept = np.exp(rng.uniform(-0.35, 0.25, (2, m))), rng.random(m) < 0.5
+        scale = np.where(kept, 1, scale)
+        move = np.where(kept, 0, rng.uniform(-0.3, 0.3, (2, m)))
+        zero = np.zeros(m)
+        where = grid(affine([scale[0] * rng.choice([-1.0, 1.0], m), zero, move[0], zero, scale[1], move[1]]), LAYER_EDGE)
+        layers = F.grid_sample(layers, where, "bilinear", "zeros", align_corners=False)
+        ink = layers[:, :1]
+        ink = torch.where(torch.from_numpy(rng.random(m) < 0.25).view(-1, 1, 1, 1), 255 - ink, ink)
+        alpha = layers[:, 1:] / 255 * column(rng.uniform(0.65, 1.0, m))
+        for part in (slice(0, len(rows)), slice(len(rows), m)):
+            views[todo[part]] = torch.lerp(views[todo[part]], ink[part], alpha[part])
+        return views
+
+    def degraded(self, rng, views, does, strength):
+        """Down to the tower's size; some by way of a smaller size, a blur, or JPEG."""
+        size = (self.size, self.size)
+        out = torch.empty(len(views), 1, *size)
+        treated = does["small"] | does["blur"] | does["jpeg"]
+        plain = torch.from_numpy(~treated)
+        if plain.any():
+            out[plain] = F.interpolate(views[plain], size, mode="bicubic", antialias=True)
+        for i in np.flatnonzero(treated):
+            image = Image.fromarray(views[i, 0].to(torch.uint8).numpy())
+            if does["small"][i]:
+                edge = max(24, int(LAYER_EDGE * rng.uniform(0.22, 0.9) ** strength[i]))
+                image = image.resize((edge, edge), Image.Resampling(int(rng.choice([1, 2, 3, 3, 4]))))
+            if does["blur"][i]:
+                image = image.filter(ImageFilter.GaussianBlur(float(image.width * rng.uniform(0.004, 0.029) * strength[i])))
+            if does["jpeg"][i]:
+                buffer = io.BytesIO()
+                image.save(buffer, "JPEG", quality=int(rng.integers(5, 80)))
+                image = Image.open(buffer)
+            out[i, 0] = torch.from_numpy(np.asarray(image.resize(size, Image.Resampling.BICUBIC)).copy())
+        return out
+
+    @staticmethod
+    def toned(rng, x, strength):
+        """Brightness, contrast and gamma, one to three of them, each clipped as 8-bit pictures are; x float [n, 1, e, e] in 0..255."""
+        n = len(x)
+        if not n:
+            return x
+        which = rng.random((3, n)) < 0.45
+        which[rng.integers(0, 3, n), np.arange(n)] = True
+        bright = np.where(which[0], np.exp(rng.uniform(-0.75, 0.6, n) * strength), 1)
+        offset = np.where(which[0] & (rng.random(n) < 0.35), rng.uniform(-0.2, 0.2, n) * strength, 0)
+        contrast = np.where(which[1], np.exp(rng.uniform(-0.95, 0.65, n) * strength), 1)
+        bent = np.where(which[2], np.exp(rng.uniform(-0.85, 0.85, n) * strength), 1)
+        x = (x / 255 * column(bright) + column(offset)).clamp_(0, 1)
+        mean = x.mean((1, 2, 3), keepdim=True)
+        x = ((x - mean) * column(contrast) + mean).clamp_(0, 1)
+        rows = np.flatnonzero(bent != 1)
+        x[rows] = x[rows] ** column(bent[rows])
+        return x * 255
+
+
+def outer(columns, rows):
+    """bool [e, e]: where either the column or the row is marked."""
+    return columns[None, :] | rows[:, None]
