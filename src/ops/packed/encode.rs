@@ -74,7 +74,7 @@ pub(super) fn integer(x: f32, width: f32) -> f32 {
     }
 }
 
-/// A chunk of a row of floats as bytes: the values themselves, rounded, or one of the parts they are split into.
+/// A chunk of a row of floats as bytes: the values themselves, or rounded.
 #[inline(always)]
 fn f32_bytes<T: Element>(values: &[T; 16]) -> [u8; CHUNK] {
     let mut bits = [0u32; 16];
