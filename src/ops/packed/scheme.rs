@@ -9,8 +9,8 @@ pub(crate) enum Scheme {
     F32(Unit),
     /// Every row, of x and of the matrix, to whole multiples of a step of its own: 2⁻²² to 2⁻²³ of the row's greatest magnitude, a
     /// power of two. A multiple is three signed digits of 8 bits, as [`super::encode::digits`] has them. Of the nine products of
-    /// digits only that of the lowest two is left out; the others are added up in integers, without any error. AMX makes them in a
-    /// third of the time that AVX-512 takes for one product of f32.
+    /// digits only that of the lowest two is left out; the others are added up in integers, without any error. AMX makes them in
+    /// half of the time that AVX-512 takes for one product of f32.
     ///
     /// Measured by the lengths of the two rows, a result is closer than a sum in f32 of a tower's depth; where one value is nearly
     /// all of a row, it is off by some 2⁻²⁴, as a sum in f32 is.
