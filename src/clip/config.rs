@@ -133,12 +133,15 @@ impl VisionConfig {
         self.grid() * self.grid() + 1
     }
 
-    /// Floating-point operations of one image, 2 for each multiply-add of a matrix product.
+    /// Floating-point operations of one image, 2 for each multiply-add of a matrix product. In the last layer only the class
+    /// token goes through the output product and the MLP.
     pub fn flop(&self) -> u64 {
         let [t, w, m] = [self.tokens(), self.hidden_size, self.intermediate_size].map(|x| x as u64);
         let patches = (t - 1) * w * 3 * (self.patch_size * self.patch_size) as u64;
-        let layer = t * (4 * w * w + 2 * w * m) + 2 * t * t * w;
-        2 * (patches + self.num_hidden_layers as u64 * layer + w * self.projection_dim as u64)
+        let (attention, rest) = (t * 3 * w * w + 2 * t * t * w, w * w + 2 * w * m);
+        let layers = self.num_hidden_layers as u64;
+        let layers = layers * attention + (layers.saturating_sub(1) * t + 1) * rest;
+        2 * (patches + layers + w * self.projection_dim as u64)
     }
 }
 
@@ -282,7 +285,7 @@ mod tests {
             (768, 224, 257)
         );
         assert_eq!(config.hidden_act, Activation::QuickGelu);
-        assert_eq!(config.flop() / 1_000_000_000, 162, "GFLOP of L/14");
+        assert_eq!(config.flop() / 1_000_000_000, 157, "GFLOP of L/14");
     }
 
     #[test]

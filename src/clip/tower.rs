@@ -5,6 +5,8 @@
 //! six: patches, their product, positions, and three that put the class token before them; and one more LayerNorm; after them
 //! two, the class token's copy and the projection. (cuBLASLt may split a product in two.) Nothing in a forward waits for the
 //! device.
+//!
+//! In the last layer, what follows the attention is computed for the class token alone: nothing else is read.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -256,58 +258,75 @@ impl VisionTower {
                 format!("{:?}", pixels.dims()),
             ));
         }
+        let every_token = each.is_some();
         let mut see = |layer: usize, stream: &Tensor| match &mut each {
             // The next layer writes over the stream, and what is shown may be kept.
             Some(each) => each(layer, &stream.copy()?),
             None => Ok(()),
         };
-        let heads = self.config.num_attention_heads;
-        let Buffers {
-            patches,
-            embedded,
-            tokens,
-            stream,
-            normed,
-            mut qkv,
-            mut attended,
-            mut up,
-        } = self.take_buffers();
-        let [patches, embedded, tokens] =
-            self.embed_tokens(pixels, norm, patches, embedded, tokens)?;
-        let mut stream = ops::layer_norm(&tokens, &self.pre_norm, stream)?;
+        let mut buffers = self.take_buffers();
+        let tokens = self.embed_tokens(pixels, norm, &mut buffers)?;
+        let mut stream = ops::layer_norm(&tokens, &self.pre_norm, buffers.stream.take())?;
         see(0, &stream)?;
-        let mut normed = ops::layer_norm(&stream, &self.layers[0].norm1, normed)?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let of_qkv = ops::product(&normed, &layer.qkv.weight, qkv)?;
-            let joined = ops::attention(&of_qkv, &layer.qkv.bias, heads, attended)?;
+        let mut normed = ops::layer_norm(&stream, &self.layers[0].norm1, buffers.normed.take())?;
+        let last = self.layers.len() - 1;
+        for (i, layers) in self.layers.windows(2).enumerate() {
+            let joined = self.attend(&layers[0], &normed, &mut buffers)?;
+            let (spare, next) = (Some(normed), &layers[1].norm1);
             (stream, normed) =
-                ops::linear_add_norm(&joined, &layer.out, stream, &layer.norm2, Some(normed))?;
-
-            let wide = ops::linear_activation(&normed, &layer.up, self.config.hidden_act, up)?;
-            // The norm that follows: the next layer's first, after the last layer the tower's own.
-            let next = self
-                .layers
-                .get(i + 1)
-                .map_or(&self.post_norm, |next| &next.norm1);
-            (stream, normed) =
-                ops::linear_add_norm(&wide, &layer.down, stream, next, Some(normed))?;
+                self.mlp(&layers[0], &joined, stream, next, spare, &mut buffers.up)?;
+            buffers.attended = Some(joined);
             see(i + 1, &stream)?;
-            (qkv, attended, up) = (Some(of_qkv), Some(joined), Some(wide));
         }
-        let class = normed.narrow(1, 0, 1)?.squeeze(1)?;
-        let class = class.to_dtype(self.stream)?.contiguous()?;
+        let (layer, next) = (&self.layers[last], &self.post_norm);
+        let joined = self.attend(layer, &normed, &mut buffers)?;
+        let class = if every_token {
+            let spare = Some(normed);
+            (stream, normed) = self.mlp(layer, &joined, stream, next, spare, &mut buffers.up)?;
+            see(last + 1, &stream)?;
+            class_rows(&normed)?
+        } else {
+            // No token looks at another from here on, and only the class token is projected.
+            let (joined, stream) = (class_rows(&joined)?, class_rows(&stream)?);
+            self.mlp(layer, &joined, stream, next, None, &mut None)?.1
+        };
+        let class = class.squeeze(1)?.to_dtype(self.stream)?;
         let embeddings = ops::product(&class, &self.projection, None)?;
-        self.give_back(Buffers {
-            patches: Some(patches),
-            embedded: Some(embedded),
-            tokens: Some(tokens),
-            stream: Some(stream),
-            normed: Some(normed),
-            qkv,
-            attended,
-            up,
-        });
+        buffers.tokens = Some(tokens);
+        buffers.stream = Some(stream);
+        buffers.normed = Some(normed);
+        buffers.attended = Some(joined);
+        self.give_back(buffers);
         Ok(embeddings)
+    }
+
+    /// A layer's attention: normed `[n, t, w]` -> the heads' joined output `[n, t, w]`.
+    fn attend(&self, layer: &Layer, normed: &Tensor, buffers: &mut Buffers) -> Result<Tensor> {
+        let qkv = ops::product(normed, &layer.qkv.weight, buffers.qkv.take())?;
+        let heads = self.config.num_attention_heads;
+        let joined = ops::attention(&qkv, &layer.qkv.bias, heads, buffers.attended.take())?;
+        buffers.qkv = Some(qkv);
+        Ok(joined)
+    }
+
+    /// The rest of a layer, a token by itself: the output product and the MLP, each added to the stream. The stream and its norm by
+    /// `next`, in the memory of `spare` where that fits.
+    fn mlp(
+        &self,
+        layer: &Layer,
+        joined: &Tensor,
+        stream: Tensor,
+        next: &LayerNorm,
+        spare: Option<Tensor>,
+        up: &mut Option<Tensor>,
+    ) -> Result<(Tensor, Tensor)> {
+        let (stream, normed) =
+            ops::linear_add_norm(joined, &layer.out, stream, &layer.norm2, spare)?;
+        let activation = self.config.hidden_act;
+        let wide = ops::linear_activation(&normed, &layer.up, activation, up.take())?;
+        let result = ops::linear_add_norm(&wide, &layer.down, stream, next, Some(normed))?;
+        *up = Some(wide);
+        Ok(result)
     }
 
     fn take_buffers(&self) -> Buffers {
@@ -328,14 +347,20 @@ impl VisionTower {
         &self,
         pixels: &Tensor,
         norm: &PixelNorm,
-        patches: Option<Tensor>,
-        embedded: Option<Tensor>,
-        tokens: Option<Tensor>,
-    ) -> Result<[Tensor; 3]> {
+        buffers: &mut Buffers,
+    ) -> Result<Tensor> {
         let p = self.config.patch_size;
-        let patches = ops::patchify(pixels, p, norm, self.stream, patches)?;
-        let embedded = ops::product(&patches, &self.patch_embedding, embedded)?;
-        let tokens = ops::tokens(&embedded, &self.class_token, &self.positions, tokens)?;
-        Ok([patches, embedded, tokens])
+        let patches = ops::patchify(pixels, p, norm, self.stream, buffers.patches.take())?;
+        let embedded = ops::product(&patches, &self.patch_embedding, buffers.embedded.take())?;
+        let spare = buffers.tokens.take();
+        let tokens = ops::tokens(&embedded, &self.class_token, &self.positions, spare)?;
+        buffers.patches = Some(patches);
+        buffers.embedded = Some(embedded);
+        Ok(tokens)
     }
+}
+
+/// The class token's rows of `[n, t, w]`: `[n, 1, w]`.
+fn class_rows(tokens: &Tensor) -> Result<Tensor> {
+    Ok(tokens.narrow(1, 0, 1)?.contiguous()?)
 }
