@@ -1,15 +1,19 @@
 """Pairs of views for the embedded tower's training: fresh originals from the drawn pool, and edited copies of them.
 
-All in luminance, on tensors, many images at once. An original is a window of a pool image under some mix of its channels; a copy
-is one affine map from the tower's input square to the original: crop, rotation, border, bars, screen, and a crop of that again,
-composed. What lies outside is filled with a tone or a screen. Then overlays, resize, blur and JPEG (through Pillow, for those
+All in luminance, on tensors, many images at once. An original is a window of a pool image under some mix of its channels, a picture of
+nothing (`synthetic`), or a blend of both; a copy is one affine map from the view's square to the original: crop, rotation, border, bars,
+screen, and a crop of that again, composed. What lies outside is filled with a tone or a screen. Then overlays, resize, blur and JPEG (through Pillow, for those
 images that have them), tone and noise. Pictures are squashed to a square, as the tower's preprocessing has it, so that a stretched
 copy needs nothing here; nor does a mirrored one, since the tower is symmetric.
 
-Letters: n originals, s the tower's input edge.
+`draw` writes batches to disk, for a training that goes over them more than once. What is made anew each time: `stickers` over the second
+views, and `in_place`, third views of the first ones in which nothing moved.
+
+Letters: n originals, s the edge of a view.
 """
 
 import io
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -62,12 +66,11 @@ class Views:
         members = np.argsort(self.pool.families, kind="stable")
         starts = np.flatnonzero(np.diff(self.pool.families[members], prepend=-1))
         self.members = np.split(members, starts[1:])
-        self.near, self.read, self.neighbours = Path(folder) / NEIGHBOURS, 0.0, None
+        near = Path(folder) / NEIGHBOURS
+        self.neighbours = np.load(near) if near.exists() else None
 
     def indices(self, rng, n):
-        """n pool indices, families together, and images that the tower took for alike when it was last asked one after the other."""
-        if self.near.exists() and self.near.stat().st_mtime != self.read:
-            self.neighbours, self.read = np.load(self.near), self.near.stat().st_mtime
+        """n pool indices, families together, and images that an earlier tower takes for alike one after the other."""
         picked = {}  # in order, each once
         while len(picked) < n:
             if self.neighbours is not None and picked and rng.random() < 0.5:
@@ -76,20 +79,19 @@ class Views:
                 picked.update(dict.fromkeys(self.members[rng.integers(len(self.members))].tolist(), True))
         return np.array(list(picked)[:n])
 
-    def batch(self, seed, n, easy=0.0):
-        """Two views uint8 [2, n, s, s], thumbnails float32 [n, 64] of the originals, less their means, and pool indices [n].
-        `easy` in 0..1 weakens the edits (for the first steps)."""
+    def batch(self, seed, n):
+        """Two views uint8 [2, n, s, s], thumbnails float32 [n, 64] of the originals, less their means, and pool indices [n]."""
         rng = np.random.default_rng(seed)
         indices, parts = self.indices(rng, n), []
         for i in range(0, n, CHUNK):
             images, other, aspects = self.originals(rng, indices[i : i + CHUNK])
             k = len(images)
             counts = np.where(rng.random(k) < 0.6, 0, rng.choice([1, 2, 3], k, p=[0.6, 0.25, 0.15]))
-            first = self.copies(rng, images, other, aspects, self.chosen(rng, counts), np.full(k, 0.7 * (1 - 0.8 * easy)))
+            first = self.copies(rng, images, other, aspects, self.chosen(rng, counts), np.full(k, 0.7))
             counts = rng.choice([1, 2, 3, 4, 5], k, p=[0.42, 0.26, 0.16, 0.1, 0.06])
             does = self.chosen(rng, counts)
             does["tone"] |= rng.random(k) < 0.35
-            second = self.copies(rng, images, other, aspects, does, np.full(k, 1 - 0.6 * easy))
+            second = self.copies(rng, images, other, aspects, does, np.ones(k))
             thumbs = F.adaptive_avg_pool2d(images, 8).flatten(1)
             parts.append((torch.stack([first, second]), thumbs - thumbs.mean(1, keepdim=True)))
         views, thumbs = zip(*parts)
@@ -131,11 +133,11 @@ class Views:
         # Twins: neighbours of one drawing. Either they share the frame and differ in a patch blended in below, or they are
         # disjoint parts of it: different images of the same tones and texture.
         blended = rng.random(n) < 0.15
-        for i in np.flatnonzero(rng.random(n - 1) < 0.09):
+        for i in np.flatnonzero(rng.random(n - 1) < 0.06):
             index[i + 1] = index[i]
             for a in (x, y, hx, hy, mirror, weights, negative):
                 a[i + 1] = a[i]
-            if rng.random() < 0.5:
+            if rng.random() < 0.15:
                 blended[i + 1] = True
             else:
                 cut = rng.uniform(-0.15, 0.15)
@@ -146,6 +148,10 @@ class Views:
         zero = np.zeros(n)
         both = sample(self.mixed(index, weights), grid(affine([mirror * hx, zero, x, zero, hy, y]), ORIGINAL_EDGE))
         images, other = both[:, :1], both[:, 1:]
+        made = np.flatnonzero(rng.random(n) < 0.4)
+        if len(made):
+            share = column(np.where(rng.random(len(made)) < 0.5, 1, rng.uniform(0.25, 0.75, len(made))))
+            images[made], other[made] = torch.lerp(images[made], self.synthetic(rng, len(made)), share), other[made] * (1 - share)
         flipped = np.flatnonzero(negative)
         images[flipped] = 255 - images[flipped]
         chosen = np.flatnonzero(blended)
@@ -157,6 +163,33 @@ class Views:
             patch = sample(patch, grid(affine([hx2, zero, x2, zero, hy2, y2]), ORIGINAL_EDGE))
             images[chosen] = torch.lerp(images[chosen], patch, self.patches(rng, k))
         return images, other, self.pool.aspects[index] * hx / hy
+
+    @staticmethod
+    def synthetic(rng, n):
+        """Pictures of nothing, float32 [n, 1, ORIGINAL_EDGE, ORIGINAL_EDGE] in 0..255: noise of some spectrum under some tone curve, or a
+        few soft spots and bars on a ground. All of a kind have the same statistics: only where things are tells them apart."""
+        e = ORIGINAL_EDGE
+        skew = np.exp(rng.normal(0, 0.4, (n, 1, 1)))
+        f = np.hypot(np.fft.fftfreq(e)[None, :, None] * skew, np.fft.rfftfreq(e)[None, None] / skew)
+        f[:, 0, 0] = 1
+        amplitude = f ** -rng.uniform(0.7, 2.4, (n, 1, 1))
+        amplitude[:, 0, 0] = 0
+        parts = rng.standard_normal((2, *amplitude.shape), np.float32) * amplitude.astype(np.float32)
+        fields = torch.fft.irfft2(torch.complex(*torch.from_numpy(parts)), s=(e, e))
+        out = []
+        for x in fields / fields.std((1, 2), keepdim=True):
+            kind = rng.random()
+            if kind < 0.35:
+                x = torch.sigmoid(x * float(np.exp(rng.uniform(-0.3, 2.5))))
+            elif kind < 0.6:  # little that is bright on much that is dark
+                x = torch.exp(x * float(rng.uniform(0.5, 1.8)))
+                x = x / torch.quantile(x[::4, ::4].flatten(), float(rng.uniform(0.9, 1)))
+            else:
+                x = spots(rng, x * float(rng.choice([0, 0, 0.02, 0.1])))
+            low, high = sorted(rng.uniform(0, 255, 2)) if rng.random() < 0.4 else (0, 255)
+            x = x.clamp(0, 1) * float(high - low) + float(low)
+            out.append(255 - x if rng.random() < 0.3 else x)
+        return torch.stack(out)[:, None].float()
 
     def patches(self, rng, n):
         """Masks float32 [n, 1, ORIGINAL_EDGE, ORIGINAL_EDGE] along level lines of smooth noise, 35 to 70 % of the area."""
@@ -283,16 +316,7 @@ class Views:
         if not len(todo):
             return views
         m = len(todo)
-        layers = torch.from_numpy(self.pool.overlays[rng.integers(0, len(self.pool.overlays), m)]).float()
-        scale, kept = np.exp(rng.uniform(-0.35, 0.25, (2, m))), rng.random(m) < 0.5
-        scale = np.where(kept, 1, scale)
-        move = np.where(kept, 0, rng.uniform(-0.3, 0.3, (2, m)))
-        zero = np.zeros(m)
-        where = grid(affine([scale[0] * rng.choice([-1.0, 1.0], m), zero, move[0], zero, scale[1], move[1]]), LAYER_EDGE)
-        layers = F.grid_sample(layers, where, "bilinear", "zeros", align_corners=False)
-        ink = layers[:, :1]
-        ink = torch.where(torch.from_numpy(rng.random(m) < 0.25).view(-1, 1, 1, 1), 255 - ink, ink)
-        alpha = layers[:, 1:] / 255 * column(rng.uniform(0.65, 1.0, m))
+        ink, alpha = placed(rng, self.pool.overlays, m, LAYER_EDGE)
         for part in (slice(0, len(rows)), slice(len(rows), m)):
             views[todo[part]] = torch.lerp(views[todo[part]], ink[part], alpha[part])
         return views
@@ -339,6 +363,137 @@ class Views:
         return x * 255
 
 
+def placed(rng, overlays, m, edge):
+    """m of the pool's overlays, moved, scaled and mirrored at random, half of them not: luminance 0..255 and opacity 0..1, each float32
+    [m, 1, edge, edge]."""
+    layers = torch.from_numpy(overlays[rng.integers(0, len(overlays), m)]).float()
+    scale, kept = np.exp(rng.uniform(-0.35, 0.25, (2, m))), rng.random(m) < 0.5
+    scale = np.where(kept, 1, scale)
+    move = np.where(kept, 0, rng.uniform(-0.3, 0.3, (2, m)))
+    zero = np.zeros(m)
+    where = grid(affine([scale[0] * rng.choice([-1.0, 1.0], m), zero, move[0], zero, scale[1], move[1]]), edge)
+    layers = F.grid_sample(layers, where, "bilinear", "zeros", align_corners=False)
+    ink = layers[:, :1]
+    ink = torch.where(torch.from_numpy(rng.random(m) < 0.25).view(-1, 1, 1, 1), 255 - ink, ink)
+    return ink, layers[:, 1:] / 255 * column(rng.uniform(0.65, 1.0, m))
+
+
 def outer(columns, rows):
     """bool [e, e]: where either the column or the row is marked."""
     return columns[None, :] | rows[:, None]
+
+
+def spots(rng, x):
+    """One to eight soft spots and bars, and sometimes a slope, added to x float32 [e, e]; the result lies about 0..1."""
+    u = (torch.arange(len(x)) * 2 + 1) / len(x) - 1
+    v = u[:, None]
+    if rng.random() < 0.5:
+        x = x + u * float(rng.normal(0, 0.4)) + v * float(rng.normal(0, 0.4))
+    for _ in range(int(rng.integers(1, 9))):
+        cx, cy, angle = rng.uniform(-0.9, 0.9), rng.uniform(-0.9, 0.9), rng.uniform(0, np.pi)
+        c, s = np.cos(angle), np.sin(angle)
+        p, q = (u - cx) * c + (v - cy) * s, (v - cy) * c - (u - cx) * s
+        d = (p / float(np.exp(rng.uniform(-3.2, 0)))) ** 2 + (q / float(np.exp(rng.uniform(-3.2, -0.3)))) ** 2
+        x = x + float(rng.choice([-1, 1, 1]) * rng.uniform(0.2, 1.5)) * torch.exp(-(d ** float(rng.choice([1, 1, 4]))))
+    return x + float(rng.uniform(0, 1)) if rng.random() < 0.5 else (x - x.min()) / (x.max() - x.min())
+
+
+# ---------------------------------------------------------------- stickers
+
+
+def stickers(rng, views, share):
+    """Lays a disc, box or blot, often with marks inside and an edge, sometimes two, over a share of views uint8 [n, e, e]."""
+    n, e = views.shape[:2]
+    rows = np.flatnonzero(rng.random(n) < share)
+    for rows in (rows, rows[rng.random(len(rows)) < 0.15]):
+        if len(rows):
+            ink, alpha = sticker(rng, len(rows), e)
+            views = views.index_copy(0, torch.from_numpy(rows), torch.lerp(views[rows].float(), ink, alpha).add(0.5).to(torch.uint8))
+    return views
+
+
+def sticker(rng, k, e):
+    """Luminance 0..255 and opacity 0..1, each float32 [k, e, e]."""
+    u = (torch.arange(e) * 2 + 1) / e - 1
+
+    def each(values):
+        return torch.from_numpy(np.asarray(values, np.float32)).view(-1, 1, 1)
+
+    angle, power = rng.uniform(0, np.pi, k), rng.choice([1, 1, 1, 3], k)
+    c, s = np.cos(angle), np.sin(angle)
+    x, y, r, skew = rng.uniform(-0.95, 0.95, k), rng.uniform(-0.95, 0.95, k), rng.uniform(0.1, 0.38, k), np.exp(rng.normal(0, 0.25, k))
+
+    def inside(dx, dy, rx, ry, power=1):
+        """A superellipse at (dx, dy) of the sticker's own axes, its rim a pixel wide."""
+        px, py = u.view(1, 1, -1) - each(x + dx * c - dy * s), u.view(1, -1, 1) - each(y + dx * s + dy * c)
+        p, q = (px * each(c) + py * each(s)) / each(rx), (py * each(c) - px * each(s)) / each(ry)
+        d = p.abs() ** (2 * each(power)) + q.abs() ** (2 * each(power))
+        return ((1 - d) * each(np.minimum(rx, ry)) * e / 4 + 0.5).clamp(0, 1)
+
+    tone = np.where(rng.random(k) < 0.3, rng.choice([0, 255], k), rng.uniform(0, 255, k))
+    against = np.where(tone > 128, rng.uniform(0, 90, k), rng.uniform(165, 255, k))
+    ink = np.where(rng.random(k) < 0.7, against, rng.uniform(0, 255, k))
+    marked, edged = each(rng.random(k) < 0.6), each(rng.random(k) < 0.5)
+    parts = [(1 - inside(0, 0, 0.88 * r * skew, 0.88 * r / skew, power)) * edged]
+    parts += [inside(side * r, -0.2 * r, 0.16 * r, 0.2 * r) * marked for side in (-0.38, 0.38)]
+    parts.append(inside(0, 0.35 * r, 0.5 * r, 0.12 * r) * marked)
+    paint = each(tone).expand(k, e, e)
+    for part in parts:
+        paint = torch.lerp(paint, each(ink).expand(k, e, e), part)
+    opacity = np.where(rng.random(k) < 0.8, 1, rng.uniform(0.5, 1, k))
+    return paint, inside(0, 0, r * skew, r / skew, power) * each(opacity)
+
+
+def in_place(rng, views, overlays):
+    """Copies of views uint8 [n, e, e] in which nothing moved: other tones, overlays, stickers, blur and noise, each for some of them.
+    `overlays`: those of a pool."""
+    x, n = views.float(), len(views)
+
+    def some(share):
+        return np.flatnonzero(rng.random(n) < share)
+
+    if len(rows := some(0.35)):
+        x[rows] = Views.toned(rng, x[rows][:, None], np.ones(len(rows)))[:, 0]
+    if len(rows := some(0.55)):
+        ink, alpha = placed(rng, overlays, len(rows), x.shape[-1])
+        x[rows] = torch.lerp(x[rows], ink[:, 0], alpha[:, 0])
+    x = stickers(rng, x.clamp_(0, 255).to(torch.uint8), 0.4).float()
+    if len(rows := some(0.2)):
+        edge = int(rng.integers(20, 60))
+        small = F.interpolate(x[rows][:, None], (edge, edge), mode="bilinear", antialias=True)
+        x[rows] = F.interpolate(small, x.shape[1:], mode="bicubic")[:, 0]
+    if len(rows := some(0.15)):
+        x[rows] += torch.from_numpy(rng.standard_normal((len(rows), *x.shape[1:]), np.float32)) * float(rng.uniform(2, 24))
+    return x.add_(0.5).clamp_(0, 255).to(torch.uint8)
+
+
+# ---------------------------------------------------------------- on disk
+
+
+def batches(folder):
+    """The files of drawn batches, in order."""
+    return sorted(file for file in folder.glob("[0-9]*.npz") if file.stem.isdigit())
+
+
+def _draw(job):
+    pool, out, size, seed, n, numbers = job
+    torch.set_num_threads(1)
+    views = Views(pool, size)
+    for number in numbers:
+        pictures, thumbs, indices = views.batch((seed, 5, number), n)
+        part = out / f"{number:05}.part.npz"
+        np.savez(part, views=pictures.numpy(), thumbs=thumbs.numpy(), indices=indices.numpy())
+        part.replace(out / f"{number:05}.npz")
+
+
+def draw(pool, out, size, seed, n, count, processes):
+    """Fills `out` with `count` batches of n originals: views uint8 [2, n, size, size], thumbs and indices, as `Views.batch` gives them. What
+    is there stays."""
+    out.mkdir(parents=True, exist_ok=True)
+    there = {int(file.stem) for file in batches(out)}
+    missing = [number for number in range(count) if number not in there]
+    jobs = [(pool, out, size, seed, n, missing[at : at + 8]) for at in range(0, len(missing), 8)]
+    with multiprocessing.Pool(processes) as workers:
+        for done, _ in enumerate(workers.imap(_draw, jobs)):
+            if done % 25 == 0:
+                print(f"views: {min(8 * done + 8, len(missing))} of {len(missing)} batches", flush=True)

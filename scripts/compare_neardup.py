@@ -227,6 +227,15 @@ def print_recalls(results, title):
     print("| wrong finds | " + " | ".join(f"{int((results[m][3] >= results[m][0]).sum()):,}" for m in methods) + " |")
 
 
+def print_kinds(results, title):
+    """The mean over the edits of each kind: what is wanted is that no hash finds more of any kind."""
+    methods = list(results)
+    print(f"\n{title}\n\n| kind of edit | " + " | ".join(methods) + " |\n|---" + "|--:" * len(methods) + "|")
+    for kind in dict.fromkeys(edit[0] for edit in EDITS):
+        means = [np.mean([r for r, edit in zip(results[m][1], EDITS) if edit[0] == kind]) for m in methods]
+        print(f"| {kind} | " + " | ".join(f"**{100 * x:.1f}**" if x == max(means) else f"{100 * x:.1f}" for x in means) + " |")
+
+
 def print_recalls_at(args, results, title):
     """What each clipsift model finds of each edit at an eps, whatever the precision there."""
     for model in args.models:
@@ -275,6 +284,7 @@ def compare(args):
     for name, folders in copies.items():
         results[name] = measure(features[name], [Features(args, folder) for folder in folders], methods)
         count = len(features[name].rows["PDQ"])
+        print_kinds(results[name], f"{count} {name}: recall in % at precision {PRECISION}, by kind")
         print_recalls(results[name], f"{count} {name}: recall in % at precision {PRECISION}")
         print_recalls_at(args, results[name], name)
     print_false(features, results["drawings"], "Different pictures that pass the thresholds of the drawings")
@@ -295,7 +305,8 @@ def speed(args):
             rates.append(len(pictures) / (time.perf_counter() - start))
         print(f"| {name} | {np.median(rates):,.0f} |")
     for name, spec in args.models.items():
-        command = [str(args.binary), "bench", "--device", "cpu", "--threads", "1", "--json", "--stages", "resize,tower", "--model", spec]
+        command = [str(args.binary), "bench", "--device", "cpu", "--threads", "1", "--json", "--stages", "resize,tower"]
+        command += ["--batch-size", "1,16,64", "--model", spec]
         stages = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["stages"]
         for stage in stages:
             if stage["unit"] == "images/s":

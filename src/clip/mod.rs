@@ -142,7 +142,7 @@ impl Clip {
     /// ```
     /// # use clipsift::{Clip, Device};
     /// let clip = Clip::load("builtin", &Device::auto()?)?;
-    /// assert!(clip.config().flop() < 90_000_000);
+    /// assert!(clip.config().flop() < 40_000_000);
     /// # Ok::<(), clipsift::Error>(())
     /// ```
     pub fn load(spec: &str, device: &Device) -> Result<Clip> {

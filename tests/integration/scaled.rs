@@ -191,7 +191,7 @@ fn scaled_decoding_moves_embeddings_little_and_is_part_of_the_request() {
     let dir = tempfile::tempdir().unwrap();
     let photos = dir.path().join("photos");
     std::fs::create_dir(&photos).unwrap();
-    for (i, (width, height)) in [(1600, 1200), (1601, 1203), (1200, 1600), (300, 200)]
+    for (i, (width, height)) in [(1600, 1200), (1601, 1203), (1200, 1600), (150, 100)]
         .into_iter()
         .enumerate()
     {
