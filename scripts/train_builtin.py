@@ -66,7 +66,8 @@ def feed(queue, folder, size, share, seed):
     and third ones of the first half), thumbs, indices."""
     import torch
 
-    from builtin_views import Pool, batches, in_place, stickers
+    from builtin_layers import stickers
+    from builtin_views import Pool, batches, in_place
 
     torch.set_num_threads(1)
     files, overlays, rng = batches(folder / "views"), Pool(folder).overlays, np.random.default_rng((seed, 6))

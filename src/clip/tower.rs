@@ -6,7 +6,8 @@
 //! two, the class token's copy and the projection. (cuBLASLt may split a product in two.) Nothing in a forward waits for the
 //! device.
 //!
-//! In the last layer, what follows the attention is computed for the class token alone: nothing else is read.
+//! In the last layer, what follows the attention is computed for the class token alone (two copies take its rows out): nothing else
+//! is read.
 
 use std::sync::{Mutex, PoisonError};
 
