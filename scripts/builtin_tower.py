@@ -2,7 +2,7 @@
 
 One patch is the whole picture, 32 x 32: the patch filters are filters over all of it, LayerNorm takes their common size out (so that
 contrast and exposure change little), and what follows is an MLP with residuals in CLIP's clothes. Positions need not be learned:
-a filter has its own. Small towers with many patches, trained as long, found fewer copies: see models/builtin/README.md.
+a filter has its own. A tower of four patches, trained as long, found fewer copies: see models/builtin/README.md.
 
 It sees luminance alone, on one channel here; what is written has three. It is symmetric by construction: channels come in
 pairs (a, b) that a mirrored picture swaps. Here they are kept as sum and difference, (a + b) / sqrt 2 and (a - b) / sqrt 2, the even and

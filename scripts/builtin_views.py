@@ -299,7 +299,7 @@ class Views:
         return views
 
     def degraded(self, rng, views, does, strength):
-        """Down to the tower's size; some by way of a smaller size, a blur, or JPEG."""
+        """Down to the size of a view; some by way of a smaller size, a blur, or JPEG."""
         size = (self.size, self.size)
         out = torch.empty(len(views), 1, *size)
         treated = does["small"] | does["blur"] | does["jpeg"]

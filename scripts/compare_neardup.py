@@ -214,14 +214,16 @@ def measure(originals, copies, methods):
     return results
 
 
+def best_in_bold(recalls):
+    """A row's recalls in percent, the best of them in bold."""
+    return " | ".join(f"**{100 * x:.1f}**" if x == max(recalls) else f"{100 * x:.1f}" for x in recalls)
+
+
 def print_recalls(results, title):
     methods = list(results)
     print(f"\n{title}\n\n| edit | " + " | ".join(methods) + " |\n|---" + "|--:" * len(methods) + "|")
     for number, (kind, name, _) in enumerate(EDITS):
-        best = max(results[m][1][number] for m in methods)
-        cells = [f"{100 * results[m][1][number]:.1f}" for m in methods]
-        cells = [f"**{c}**" if results[m][1][number] == best else c for c, m in zip(cells, methods)]
-        print(f"| {kind}: {name} | " + " | ".join(cells) + " |")
+        print(f"| {kind}: {name} | {best_in_bold([results[m][1][number] for m in methods])} |")
     print("| all edits | " + " | ".join(f"{100 * results[m][1].mean():.1f}" for m in methods) + " |")
     print("| threshold | " + " | ".join(f"{results[m][0]:.3f}" for m in methods) + " |")
     print("| wrong finds | " + " | ".join(f"{int((results[m][3] >= results[m][0]).sum()):,}" for m in methods) + " |")
@@ -233,7 +235,7 @@ def print_kinds(results, title):
     print(f"\n{title}\n\n| kind of edit | " + " | ".join(methods) + " |\n|---" + "|--:" * len(methods) + "|")
     for kind in dict.fromkeys(edit[0] for edit in EDITS):
         means = [np.mean([r for r, edit in zip(results[m][1], EDITS) if edit[0] == kind]) for m in methods]
-        print(f"| {kind} | " + " | ".join(f"**{100 * x:.1f}**" if x == max(means) else f"{100 * x:.1f}" for x in means) + " |")
+        print(f"| {kind} | {best_in_bold(means)} |")
 
 
 def print_recalls_at(args, results, title):

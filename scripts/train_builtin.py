@@ -39,7 +39,7 @@ VIEW_EDGE = 96  # edge of the views on disk; they are brought to the tower's siz
 
 
 def squeezed(torch, views, size):
-    """uint8 [n, e, e] -> uint8 [n, size, size], as the tower's preprocessing has it."""
+    """Luminance 0..255 [n, e, e] -> uint8 [n, size, size], as the tower's preprocessing has it."""
     x = torch.nn.functional.interpolate(views[:, None].float(), (size, size), mode="bicubic", antialias=True)
     return x[:, 0].add_(0.5).clamp_(0, 255).to(torch.uint8)
 
