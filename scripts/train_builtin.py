@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Train the embedded tower: a small CLIP-format vision tower that recognises edited copies of an image.
 
+    python scripts/train_builtin.py --minutes 40 --work work --out models/builtin
+
 Every training image is drawn: no photograph, weight or data set from elsewhere enters. Three things are made, each kept in --work
 and not made twice: a pool of drawings (builtin_pool.py), batches of originals with two edited views of each (builtin_views.py), and the
 tower (builtin_tower.py). With --start, an earlier tower first says which drawings it takes for alike; batches drawn after that hold
@@ -10,15 +12,9 @@ A step asks that a view finds the other view of its original among all others of
 negatives for all rows, since one threshold is to serve all images, while the nearest different views are pushed apart (the
 Kozachenko-Leonenko entropy estimate, as in SSCD, Pizzi et al. 2022). It asks the same of half of the first views and third ones, in
 which nothing moved but tones, overlays and stickers are others; and of their last --apart dims alone, which need not bear crops and
-can tell more images apart by where things are. A batch is seen several times, each time under other
+can tell more images apart by where things are, as perceptual hashes do. A batch is seen several times, each time under other
 stickers and with other third views. Matrices are trained by Muon (Jordan et al. 2024), everything else by AdamW. The weights that are written are an
 exponential average of those that were trained.
-
-Two runs make the tower: one from nothing, and one with --start and --signs, which cuts that tower to half its width, trains it on with the signs
-of cosine coefficients as a fixed part of each row, and joins both to one tower (builtin_signs.py).
-
-    python scripts/train_builtin.py --work work --minutes 50 --out smooth
-    python scripts/train_builtin.py --work work --minutes 60 --start smooth --signs --stickers 0.4 --still 1 --muon-rate 0.015 --rate 1e-3 --decay 0.1
 
 The learning rate warms up, stays, and falls along a cosine. With --minutes the clock moves along it; with --steps the same request gives
 the same run, for one number of threads on one kind of processor. Measuring is compare_neardup.py's work, on drawings of another
@@ -39,7 +35,6 @@ from pathlib import Path
 import numpy as np
 
 PROBE_SEED = 9_000_001  # never a training seed: training seeds begin with --seed
-PICTURES = 2048  # of the pool, to which a tower is cut and joined
 VIEW_EDGE = 96  # edge of the views on disk; they are brought to the tower's size when they are read
 
 
@@ -49,26 +44,15 @@ def squeezed(torch, views, size):
     return x[:, 0].add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
-def luminance(torch, folder, n, size):
-    """The first n images of the pool (all, without n), uint8 [n, size, size]."""
-    from builtin_views import LUMA, Pool
-
-    pool, parts, weights = Pool(folder), [], torch.from_numpy(LUMA)
-    n = n or len(pool.images)
-    for i in range(0, min(n, len(pool.images)), 256):
-        x = torch.from_numpy(pool.images[i : min(i + 256, n)].copy()).permute(0, 2, 3, 1).float() @ weights
-        parts.append(squeezed(torch, x, size))
-    return torch.cat(parts)
-
-
 def mine(torch, model, folder, k=6):
     """Writes the k nearest pool images of other families for each one, as this tower sees them: the hard negatives."""
-    from builtin_views import NEIGHBOURS, Pool
+    from builtin_views import LUMA, NEIGHBOURS, Pool
 
-    pool, rows = Pool(folder), []
-    for x in luminance(torch, folder, None, model.c["image_size"]).split(256):
+    pool, weights, rows = Pool(folder), torch.from_numpy(LUMA), []
+    for i in range(0, len(pool.images), 256):
+        x = torch.from_numpy(pool.images[i : i + 256].copy()).permute(0, 2, 3, 1).float() @ weights
         with torch.no_grad():
-            rows.append(torch.nn.functional.normalize(model(x), dim=-1))
+            rows.append(torch.nn.functional.normalize(model(squeezed(torch, x, model.c["image_size"])), dim=-1))
     rows, families, nearest = torch.cat(rows), torch.from_numpy(pool.families), []
     for part, own in zip(rows.split(1000), families.split(1000)):
         cosine = (part @ rows.T).masked_fill(own[:, None] == families, -1)
@@ -129,33 +113,18 @@ def contrastive(torch, z, thumbs, indices, memory, overall, args):
     return row, row + overall * over_all + args.entropy * entropy
 
 
-def losses(torch, rows, signs, thumbs, indices, memories, overall, args):
-    """What is to fall, for the rows of a batch, not normalised, and figures of it: the InfoNCE of first and second views and of first and third
-    ones. With signs, unit rows, these are a fixed share of each row, and rows are to be of one length, as the joined tower does not normalise
-    its parts. Without, the last dims of the rows alone must tell first and third views apart."""
-    from builtin_signs import SHARE
-
+def losses(torch, rows, thumbs, indices, memories, overall, args):
+    """The losses of all rows of a batch, not normalised: of first and second views, of first and third ones, and of the last dims of these."""
     n = len(thumbs)
     half, normalize = n // 2, torch.nn.functional.normalize
-
-    def still(z, memory):
-        return contrastive(torch, torch.cat([z[:half], z[2 * n :]]), thumbs[:half], indices[:half], memory, overall, args)
-
-    whole = normalize(rows, dim=-1)
-    if signs is not None:
-        whole = torch.cat([whole * (1 - SHARE) ** 0.5, signs * SHARE**0.5], 1)
-    found = [contrastive(torch, whole[: 2 * n], thumbs, indices, memories[0], overall, args), still(whole, memories[0])]
-    loss = found[0][1] + args.still * found[1][1]
-    memories[0].append((whole[:n].detach(), indices))
-    if signs is not None:
-        lengths = rows.norm(dim=1)
-        loss = loss + (lengths / lengths.mean() - 1).square().mean()
-    else:
-        apart = normalize(rows[:, -args.apart :], dim=-1)
-        found.append(still(apart, memories[1]))
-        loss = loss + found[2][1]
-        memories[1].append((apart[:n].detach(), indices))
-    return loss, " ".join(f"{x[0].item():.3f}" for x in found)
+    whole, apart = normalize(rows, dim=-1), normalize(rows[:, -args.apart :], dim=-1)
+    moved = contrastive(torch, whole[: 2 * n], thumbs, indices, memories[0], overall, args)
+    alone = []
+    for z, memory in ((whole, memories[0]), (apart, memories[1])):
+        pairs = torch.cat([z[:half], z[2 * n :]])
+        alone.append(contrastive(torch, pairs, thumbs[:half], indices[:half], memory, overall, args))
+        memory.append((z[:n].detach(), indices))
+    return moved, *alone
 
 
 class Muon:
@@ -181,8 +150,8 @@ class Muon:
                 mean.lerp_(p.grad, 1 - self.momentum)
                 outputs, inputs = p.shape[-2:]
                 direction = p.grad.lerp(mean, self.momentum)
-                if outputs % (3 * inputs) == 0:
-                    direction, outputs = direction.view(-1, outputs // 3, inputs), outputs // 3
+                if outputs == 3 * inputs:
+                    direction, outputs = direction.view(-1, inputs, inputs), inputs
                 step = self.orthogonal(direction).view(p.shape)
                 p.mul_(1 - rate * self.decay).add_(step, alpha=-rate * max(1, outputs / inputs) ** 0.5)
 
@@ -230,7 +199,6 @@ def prepare(args):
     import torch
 
     import builtin_pool
-    import builtin_signs
     import builtin_tower
     import builtin_views
 
@@ -239,24 +207,12 @@ def prepare(args):
         builtin_pool.draw_layers(args.work, args.seed, args.workers)
     torch.manual_seed(args.seed)
     c = builtin_tower.ARCHITECTURE | {k: int(v) for k, v in (pair.split("=") for pair in args.architecture)}
-    if args.signs:
-        model = builtin_tower.load(args.start)
-    else:
-        model = builtin_tower.load(args.start, c["projection_dim"]) if args.start else builtin_tower.Tower(c)
+    model = builtin_tower.load(args.start, c["projection_dim"]) if args.start else builtin_tower.Tower(c)
     if args.start and not (args.work / builtin_views.NEIGHBOURS).exists():
         mine(torch, model, args.work)
     builtin_views.draw(args.work, args.work / "views", VIEW_EDGE, args.seed, args.batch, args.views, args.workers)
-    if args.signs:
-        model = builtin_signs.cut(model, luminance(torch, args.work, PICTURES, model.c["image_size"]))
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {builtin_tower.flops(model.c)['total']:,} FLOP an image", flush=True)
     return model
-
-
-def finished(torch, args, model):
-    """The tower that is written."""
-    import builtin_signs
-
-    return builtin_signs.joined(model, luminance(torch, args.work, PICTURES, model.c["image_size"])) if args.signs else model
 
 
 def rate_at(args, step, progress):
@@ -271,12 +227,10 @@ def train(args):
     import torch
     import torch.multiprocessing as mp
 
-    import builtin_signs
     import builtin_tower
 
     torch.set_num_threads(args.threads)
     model = prepare(args)
-    signs = builtin_signs.Signs(model.c["image_size"]) if args.signs else None
     size, start = model.c["image_size"], time.time()
     queue = mp.Queue(6)
     mp.Process(target=feed, args=(queue, args.work, size, args.stickers, args.seed), daemon=True).start()
@@ -292,7 +246,8 @@ def train(args):
         with torch.autocast("cpu", torch.bfloat16):
             rows = compiled(views)
         overall = args.overall * min(1.0, step / args.ramp)
-        loss, figures = losses(torch, rows.float(), signs(views) if signs else None, thumbs, indices, memories, overall, args)
+        moved, still, apart = losses(torch, rows.float(), thumbs, indices, memories, overall, args)
+        loss = moved[1] + args.still * still[1] + apart[1]
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(rest, 1.0)
@@ -308,11 +263,11 @@ def train(args):
                 a.lerp_(p, 1 - keep)
         if step % args.report == 0 or step == 1:
             print(f"step {step}, {time.time() - start:.0f} s, InfoNCE "
-                  f"{figures}; held out: {probe(torch, finished(torch, args, average), held_out)}", flush=True)  # fmt: skip
+                  f"{moved[0].item():.3f} {still[0].item():.3f} {apart[0].item():.3f}; held out: {probe(torch, average, held_out)}", flush=True)  # fmt: skip
         if time.time() - saved > 120:
-            builtin_tower.save(finished(torch, args, average), args.out)
+            builtin_tower.save(average, args.out)
             saved = time.time()
-    builtin_tower.save(finished(torch, args, average), args.out)
+    builtin_tower.save(average, args.out)
     weights = (args.out / "model.safetensors").read_bytes()
     print(f"model.safetensors: {len(weights):,} bytes, sha256 {hashlib.sha256(weights).hexdigest()}")
     print(f"{step} steps, {step * args.batch:,} pairs, {(time.time() - start) / 60:.1f} minutes; repeat with --steps {step}")
@@ -334,7 +289,6 @@ def arguments():
     parser.add_argument("--stickers", type=float, default=0.25, help="share of the second views under a sticker")
     parser.add_argument("--still", type=float, default=0.5, help="weight of the loss of first and third views")
     parser.add_argument("--apart", type=int, default=128, help="dims at the end that are also trained alone, on first and third views")
-    parser.add_argument("--signs", action="store_true", help="cut the tower of --start and give it the signs of cosine coefficients")
     parser.add_argument("--warmup", type=int, default=40, help="steps over which the learning rate rises")
     parser.add_argument("--level", type=float, default=0.35, help="share of the run before it falls")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate of AdamW")
@@ -349,10 +303,7 @@ def arguments():
     parser.add_argument("--average", type=float, default=0.998, help="decay of the averaged weights")
     parser.add_argument("--report", type=int, default=200, help="steps between reports")
     parser.add_argument("--architecture", nargs="*", default=[], metavar="NAME=N", help="changes to ARCHITECTURE, for trials")
-    args = parser.parse_args()
-    if args.signs and not args.start:
-        parser.error("--signs goes on from a tower without signs: name its folder with --start")
-    return args
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
