@@ -28,17 +28,16 @@ pub(crate) fn on_ctrl_c() {
 
 /// The command line of this process, to be typed again.
 pub(crate) fn same_command() -> String {
-    let words = std::env::args_os().map(|word| quoted(&word.to_string_lossy()));
-    words.collect::<Vec<_>>().join(" ")
+    let words: Vec<_> = std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    typed(&words)
 }
 
-/// A word as a POSIX shell reads it back.
-pub(crate) fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "_@%+=:,./-".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.into(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
+/// Words as a shell reads them back.
+fn typed(words: &[String]) -> String {
+    // No argument of a process holds a NUL, which is all that cannot be typed.
+    shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
 }
 
 #[cfg(test)]
@@ -46,17 +45,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_where_a_shell_would_read_them_otherwise() {
-        for (word, typed) in [
-            ("run", "run"),
-            ("shards/{0..4}.tar", "'shards/{0..4}.tar'"),
-            ("my photos", "'my photos'"),
-            ("it's", r"'it'\''s'"),
-            ("", "''"),
-            ("größe.tar", "größe.tar"),
-            ("$HOME", "'$HOME'"),
-        ] {
-            assert_eq!(quoted(word), typed);
-        }
+    fn a_command_is_read_back_word_for_word() {
+        let words = [
+            "clipsift",
+            "shards/{0..4}.tar",
+            "my photos",
+            "it's",
+            "",
+            "größe.tar",
+            "$HOME",
+            "a\\b^c",
+        ];
+        let words = words.map(String::from);
+        let line = typed(&words);
+        assert_eq!(shlex::split(&line).unwrap(), words);
+        assert!(
+            line.starts_with("clipsift 'shards/{0..4}.tar' 'my photos' "),
+            "{line}"
+        );
     }
 }

@@ -193,7 +193,8 @@ fn flags(facts: &Facts, dedup: &DedupRequest) -> String {
         seeded = true;
     }
     for earlier in &dedup.against {
-        flags += &format!(" --against {}", quoted(&earlier.run));
+        let run = shlex::try_quote(&earlier.run).unwrap_or(earlier.run.as_str().into());
+        flags += &format!(" --against {run}");
     }
     if let Some(decide) = &facts.file.decide {
         for (flag, value, usual) in [
@@ -209,15 +210,6 @@ fn flags(facts: &Facts, dedup: &DedupRequest) -> String {
         }
     }
     flags
-}
-
-/// A word of a command line for a POSIX shell.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "_@%+=:,./-".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.into(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
 }
 
 fn cluster_flags(clusters: &ClusterRequest) -> String {
