@@ -58,6 +58,12 @@ def flops(c):
     return parts | {"total": sum(parts.values())}
 
 
+def parity(filters):
+    """The even and the odd part of filters [h, p, p] and their mirror images."""
+    mirrored = filters.flip(-1)
+    return (filters + mirrored) / ROOT2, (filters - mirrored) / ROOT2
+
+
 class Norm(nn.Module):
     """LayerNorm over the pairs; their two channels share weight and bias."""
 
@@ -95,34 +101,40 @@ def quick_gelu(x):
 
 
 class Layer(nn.Module):
-    def __init__(self, c, last):
+    """A transformer layer; `heads` heads of `of_head` pairs each, as many as there are channels on disk, or some of them in training."""
+
+    def __init__(self, c, heads, of_head, last):
         super().__init__()
         h, m, deep = c["hidden_size"] // 2, c["intermediate_size"] // 2, (2 * c["num_hidden_layers"]) ** -0.5
+        self.heads, self.of_head, self.last = heads, of_head, last
         self.norm1, self.norm2 = (Norm(h, c["layer_norm_eps"]) for _ in range(2))
-        self.qkv, self.out, self.fc1, self.fc2 = Linear(h, 3 * h), Linear(h, h, deep), Linear(h, m), Linear(m, h, deep)
-        self.heads, self.last = c["num_attention_heads"], last
+        self.qkv, self.out = Linear(h, 3 * heads * of_head), Linear(heads * of_head, h, deep)
+        self.fc1, self.fc2 = Linear(h, m), Linear(m, h, deep)
+
+    def attention(self, x):
+        """Logits [n, heads, queries, t] and values [n, heads, t, 2 of_head] of a stream [n, t, 2, h]; the last layer asks for the class token alone."""
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, self.of_head)).permute(3, 0, 4, 1, 2, 5).flatten(4)
+        if self.last:
+            q = q[:, :, :1]
+        return q @ k.transpose(-1, -2) * (2 * self.of_head) ** -0.5, v
+
+    def read(self, logits, values):
+        """What the heads read, [n, queries, 2, h]."""
+        return self.out((logits.softmax(-1) @ values).unflatten(-1, (2, self.of_head)).permute(0, 2, 3, 1, 4).flatten(3))
+
+    def inner(self, x):
+        return self.fc2(quick_gelu(self.fc1(self.norm2(x))))
 
     def forward(self, x):
-        n, t, _, h = x.shape
-        of_head = h // self.heads
-        q, k, v = (
-            self.qkv(self.norm1(x))
-            .view(n, t, 2, 3, self.heads, of_head)
-            .permute(3, 0, 4, 1, 2, 5)
-            .reshape(3, n, self.heads, t, 2 * of_head)
-        )
-        if self.last:  # only the class token is read
-            q, x = q[:, :, :1], x[:, :1]
-        weights = torch.softmax(q @ k.transpose(-1, -2) * (2 * of_head) ** -0.5, -1)
-        joined = (weights @ v).view(n, self.heads, -1, 2, of_head).permute(0, 2, 3, 1, 4).reshape(n, -1, 2, h)
-        x = x + self.out(joined)
-        return x + self.fc2(quick_gelu(self.fc1(self.norm2(x))))
+        read = self.read(*self.attention(x))
+        x = (x[:, :1] if self.last else x) + read
+        return x + self.inner(x)
 
 
 class Tower(nn.Module):
     """With CLIPVisionModelWithProjection's arithmetic, for one channel of luminance; `hugging_face` gives its weights in full."""
 
-    def __init__(self, c):
+    def __init__(self, c, heads=None):
         super().__init__()
         self.c, h, p = c, c["hidden_size"] // 2, c["patch_size"]
         self.side, layers = c["image_size"] // p, c["num_hidden_layers"]
@@ -132,7 +144,9 @@ class Tower(nn.Module):
         self.classes = nn.Parameter(torch.randn(h) * 0.3)
         self.positions = nn.Parameter(torch.randn(self.side**2 + 1, 2, h) * 0.1)
         self.pre, self.post = (Norm(h, c["layer_norm_eps"]) for _ in range(2))
-        self.layers = nn.ModuleList(Layer(c, i == layers - 1) for i in range(layers))
+        of_head = h // c["num_attention_heads"]
+        heads = heads or [c["num_attention_heads"]] * layers  # in each layer
+        self.layers = nn.ModuleList(Layer(c, count, of_head, i == layers - 1) for i, count in enumerate(heads))
         self.projection = nn.Parameter(torch.randn(c["projection_dim"], h) * c["hidden_size"] ** -0.5)
 
     def places(self):
@@ -142,18 +156,29 @@ class Tower(nn.Module):
         mirrored = grid.flip(1) * grid.new_tensor([1.0, -1.0]).view(1, 1, 2, 1)
         return torch.cat([first, ((grid + mirrored) / 2).flatten(0, 1)])
 
-    def forward(self, x):
-        """Rows [n, d], not normalised, of luminance 0..255 [n, s, s]."""
+    def tokens(self, x):
+        """Class and patch tokens [n, t, 2, h], before the first norm, of luminance 0..255 [n, s, s]."""
         n, g, p = len(x), self.side, self.c["patch_size"]
         x = (x.float() / 255 - LUMA_MEAN).reshape(n, g, p, g, p).permute(0, 1, 3, 2, 4).reshape(n, g * g, p * p)
-        mirrored = self.patch.flip(-1)
-        filters = torch.cat([self.patch + mirrored, self.patch - mirrored]) / ROOT2
-        x = F.linear(x, filters.flatten(1)).view(n, g * g, 2, -1)
+        x = F.linear(x, torch.cat(parity(self.patch)).flatten(1)).view(n, g * g, 2, -1)
         first = torch.stack([self.classes * ROOT2, torch.zeros_like(self.classes)]).to(x.dtype)
-        x = self.pre(torch.cat([first.expand(n, 1, 2, -1), x], 1) + self.places())
+        return torch.cat([first.expand(n, 1, 2, -1), x], 1) + self.places()
+
+    def rows(self, x):
+        """Rows [n, d], not normalised, of what the last layer gives."""
+        return F.linear(self.post(x)[:, 0, 0], self.projection) * ROOT2
+
+    def sized(self, x):
+        """Rows, and the size [n] of the class token's residual stream before the last norm."""
+        x = self.pre(self.tokens(x))
         for layer in self.layers:
             x = layer(x)
-        return F.linear(self.post(x)[:, 0, 0], self.projection) * ROOT2
+        even, odd = x[:, 0].float().unbind(1)
+        even = even - even.mean(-1, keepdim=True)
+        return self.rows(x), (even.square().mean(-1) + odd.square().mean(-1)).sqrt()
+
+    def forward(self, x):
+        return self.sized(x)[0]
 
     def matrices(self):
         """The parameters that are pairs of matrices: the layers'."""

@@ -30,8 +30,8 @@ CHUNK = 32  # images handled at once: small enough for the caches
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # The kinds of edit and how often each is drawn.
 KINDS = {
-    "crop": 2.8, "side": 1.4, "border": 1.6, "bars": 1.2, "overlay": 5.5, "blur": 1.8, "noise": 0.5, "tone": 2.6,
-    "hue": 0.9, "rotation": 1.2, "screen": 2.0, "jpeg": 0.6, "small": 0.4,
+    "crop": 2.8, "side": 1.4, "border": 1.6, "bars": 1.2, "overlay": 5.5, "blur": 1.8, "noise": 0.5, "tone": 3.6,
+    "hue": 1.6, "rotation": 1.4, "screen": 2.0, "jpeg": 0.6, "small": 0.4,
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ import neardup_drawing
 from neardup_edits import EDITS
 
 PRECISION = 0.99
-EPSILONS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.10, 0.12, 0.15, 0.20, 0.25, 0.30)
+EPSILONS = (0.04, 0.08, 0.12, 0.16, 0.20, 0.24, 0.28, 0.32, 0.36, 0.40)
 HASHES = {
     "pHash": lambda image: imagehash.phash(image).hash,
     "dHash": lambda image: imagehash.dhash(image).hash,

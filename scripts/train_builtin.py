@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """Train the embedded tower: a small CLIP-format vision tower that recognises edited copies of an image.
 
-    python scripts/train_builtin.py --minutes 40 --work work --out models/builtin
-
 Every training image is drawn: no photograph, weight or data set from elsewhere enters. Three things are made, each kept in --work
 and not made twice: a pool of drawings (builtin_pool.py), batches of originals with two edited views of each (builtin_views.py), and the
 tower (builtin_tower.py). With --start, an earlier tower first says which drawings it takes for alike; batches drawn after that hold
@@ -12,9 +10,17 @@ A step asks that a view finds the other view of its original among all others of
 negatives for all rows, since one threshold is to serve all images, while the nearest different views are pushed apart (the
 Kozachenko-Leonenko entropy estimate, as in SSCD, Pizzi et al. 2022). It asks the same of half of the first views and third ones, in
 which nothing moved but tones, overlays and stickers are others; and of their last --apart dims alone, which need not bear crops and
-can tell more images apart by where things are, as perceptual hashes do. A batch is seen several times, each time under other
+can tell more images apart by where things are. A batch is seen several times, each time under other
 stickers and with other third views. Matrices are trained by Muon (Jordan et al. 2024), everything else by AdamW. The weights that are written are an
 exponential average of those that were trained.
+
+With --signs, the signs of cosine coefficients that builtin_signs.py puts beside the tower afterwards are a fixed part of each row, so that
+the tower learns what they do not tell; and the residual stream before the last norm is to have one size for all pictures, on which their share hangs.
+Three calls make the embedded tower:
+
+    python scripts/train_builtin.py --work work --minutes 50 --out smooth
+    python scripts/train_builtin.py --work work --minutes 90 --start smooth --out smooth --signs --still 1 --stickers 0.35 --overall 0.6 --muon-rate 0.015 --rate 1e-3
+    python scripts/builtin_signs.py --work work --start smooth --out models/builtin
 
 The learning rate warms up, stays, and falls along a cosine. With --minutes the clock moves along it; with --steps the same request gives
 the same run, for one number of threads on one kind of processor. Measuring is compare_neardup.py's work, on drawings of another
@@ -113,18 +119,31 @@ def contrastive(torch, z, thumbs, indices, memory, overall, args):
     return row, row + overall * over_all + args.entropy * entropy
 
 
-def losses(torch, rows, thumbs, indices, memories, overall, args):
-    """The losses of all rows of a batch, not normalised: of first and second views, of first and third ones, and of the last dims of these."""
+def losses(torch, rows, sizes, signs, thumbs, indices, memories, overall, args):
+    """What is to fall, for the rows of a batch, not normalised, and figures of it: the InfoNCE of first and second views and of first and third
+    ones. With signs, unit rows, these are a part of each row, and rows are to be of one length, as are the sizes of the stream that they are made
+    of. Without, the last dims of the rows alone must tell first and third views apart."""
     n = len(thumbs)
     half, normalize = n // 2, torch.nn.functional.normalize
-    whole, apart = normalize(rows, dim=-1), normalize(rows[:, -args.apart :], dim=-1)
-    moved = contrastive(torch, whole[: 2 * n], thumbs, indices, memories[0], overall, args)
-    alone = []
-    for z, memory in ((whole, memories[0]), (apart, memories[1])):
-        pairs = torch.cat([z[:half], z[2 * n :]])
-        alone.append(contrastive(torch, pairs, thumbs[:half], indices[:half], memory, overall, args))
-        memory.append((z[:n].detach(), indices))
-    return moved, *alone
+
+    def still(z, memory):
+        return contrastive(torch, torch.cat([z[:half], z[2 * n :]]), thumbs[:half], indices[:half], memory, overall, args)
+
+    whole = normalize(rows, dim=-1)
+    if signs is not None:
+        whole = torch.cat([whole * (1 - args.share) ** 0.5, signs * args.share**0.5], 1)
+    found = [contrastive(torch, whole[: 2 * n], thumbs, indices, memories[0], overall, args), still(whole, memories[0])]
+    loss = found[0][1] + args.still * found[1][1]
+    memories[0].append((whole[:n].detach(), indices))
+    if signs is not None:
+        for x in (sizes, rows.norm(dim=1)):
+            loss = loss + args.even * (x / x.mean() - 1).square().mean()
+    else:
+        apart = normalize(rows[:, -args.apart :], dim=-1)
+        found.append(still(apart, memories[1]))
+        loss = loss + found[2][1]
+        memories[1].append((apart[:n].detach(), indices))
+    return loss, " ".join(f"{x[0].item():.3f}" for x in found)
 
 
 class Muon:
@@ -150,8 +169,8 @@ class Muon:
                 mean.lerp_(p.grad, 1 - self.momentum)
                 outputs, inputs = p.shape[-2:]
                 direction = p.grad.lerp(mean, self.momentum)
-                if outputs == 3 * inputs:
-                    direction, outputs = direction.view(-1, inputs, inputs), inputs
+                if outputs % (3 * inputs) == 0:
+                    direction, outputs = direction.view(-1, outputs // 3, inputs), outputs // 3
                 step = self.orthogonal(direction).view(p.shape)
                 p.mul_(1 - rate * self.decay).add_(step, alpha=-rate * max(1, outputs / inputs) ** 0.5)
 
@@ -194,6 +213,16 @@ def probe(torch, model, held_out):
     return f"{caught.mean():.3f} above {line:.3f}: " + ", ".join(f"{name} {100 * x:.1f}" for name, x in zip(names, caught))
 
 
+def narrow(torch, model, folder):
+    """Leaves of a tower's dims those that builtin_signs.py has place for."""
+    import builtin_signs
+
+    with torch.no_grad():
+        rows = model(builtin_signs.pictures(folder, 2 * builtin_signs.PICTURES, model.c["image_size"]))
+        model.projection = torch.nn.Parameter(builtin_signs.narrowed(model.projection, rows))
+    model.c["projection_dim"] = builtin_signs.TRAINED
+
+
 def prepare(args):
     """The tower to begin with, after pool and batches are drawn."""
     import torch
@@ -207,7 +236,9 @@ def prepare(args):
         builtin_pool.draw_layers(args.work, args.seed, args.workers)
     torch.manual_seed(args.seed)
     c = builtin_tower.ARCHITECTURE | {k: int(v) for k, v in (pair.split("=") for pair in args.architecture)}
-    model = builtin_tower.load(args.start, c["projection_dim"]) if args.start else builtin_tower.Tower(c)
+    model = builtin_tower.load(args.start, 0 if args.signs else c["projection_dim"]) if args.start else builtin_tower.Tower(c)
+    if args.signs:
+        narrow(torch, model, args.work)
     if args.start and not (args.work / builtin_views.NEIGHBOURS).exists():
         mine(torch, model, args.work)
     builtin_views.draw(args.work, args.work / "views", VIEW_EDGE, args.seed, args.batch, args.views, args.workers)
@@ -227,6 +258,7 @@ def train(args):
     import torch
     import torch.multiprocessing as mp
 
+    import builtin_signs
     import builtin_tower
 
     torch.set_num_threads(args.threads)
@@ -235,7 +267,7 @@ def train(args):
     queue = mp.Queue(6)
     mp.Process(target=feed, args=(queue, args.work, size, args.stickers, args.seed), daemon=True).start()
     held_out = probes(torch, args.work, size)
-    average, compiled = copy.deepcopy(model), torch.compile(model)
+    average, compiled = copy.deepcopy(model), torch.compile(model.sized)
     muon = Muon(torch, model.matrices(), args.decay)
     rest = [p for p in model.parameters() if all(p is not q for q in muon.parameters)]
     groups = [{"params": [p for p in rest if (p.ndim > 1) == many], "weight_decay": args.decay * many} for many in (True, False)]
@@ -244,10 +276,10 @@ def train(args):
     while (progress := step / args.steps if args.steps else (time.time() - start) / 60 / args.minutes) < 1:
         views, thumbs, indices = (torch.from_numpy(x) for x in queue.get())
         with torch.autocast("cpu", torch.bfloat16):
-            rows = compiled(views)
+            rows, sizes = compiled(views)
         overall = args.overall * min(1.0, step / args.ramp)
-        moved, still, apart = losses(torch, rows.float(), thumbs, indices, memories, overall, args)
-        loss = moved[1] + args.still * still[1] + apart[1]
+        signs = builtin_signs.signs(views) if args.signs else None
+        loss, figures = losses(torch, rows.float(), sizes, signs, thumbs, indices, memories, overall, args)
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(rest, 1.0)
@@ -263,7 +295,7 @@ def train(args):
                 a.lerp_(p, 1 - keep)
         if step % args.report == 0 or step == 1:
             print(f"step {step}, {time.time() - start:.0f} s, InfoNCE "
-                  f"{moved[0].item():.3f} {still[0].item():.3f} {apart[0].item():.3f}; held out: {probe(torch, average, held_out)}", flush=True)  # fmt: skip
+                  f"{figures}; held out: {probe(torch, average, held_out)}", flush=True)  # fmt: skip
         if time.time() - saved > 120:
             builtin_tower.save(average, args.out)
             saved = time.time()
@@ -289,6 +321,9 @@ def arguments():
     parser.add_argument("--stickers", type=float, default=0.25, help="share of the second views under a sticker")
     parser.add_argument("--still", type=float, default=0.5, help="weight of the loss of first and third views")
     parser.add_argument("--apart", type=int, default=128, help="dims at the end that are also trained alone, on first and third views")
+    parser.add_argument("--signs", action="store_true", help="train on for the signs of cosine coefficients to be joined to the tower")
+    parser.add_argument("--share", type=float, default=0.3, help="of a row's squared length that the signs have")
+    parser.add_argument("--even", type=float, default=25, help="weight of the deviation of lengths and sizes, with --signs")
     parser.add_argument("--warmup", type=int, default=40, help="steps over which the learning rate rises")
     parser.add_argument("--level", type=float, default=0.35, help="share of the run before it falls")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate of AdamW")

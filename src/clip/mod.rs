@@ -137,12 +137,12 @@ impl Clip {
     /// Loads a tower: `builtin`, a folder in Hugging Face layout, or a hub id such as `openai/clip-vit-large-patch14`.
     ///
     /// # Errors
-    /// [`Error::Model`] where it is not to be had or damaged.
+    /// [`Error::Model`] where it is not to be had or damaged; [`Error::Usage`] for `builtin` in 8-bit numbers.
     ///
     /// ```
     /// # use clipsift::{Clip, Device};
     /// let clip = Clip::load("builtin", &Device::auto()?)?;
-    /// assert!(clip.config().flop() < 40_000_000);
+    /// assert!(clip.config().flop() < 50_000_000);
     /// # Ok::<(), clipsift::Error>(())
     /// ```
     pub fn load(spec: &str, device: &Device) -> Result<Clip> {
@@ -161,6 +161,11 @@ impl Clip {
             )));
         }
         if spec == BUILTIN {
+            if device.precision() == ops::Precision::Int8 {
+                return Err(Error::usage(
+                    "--dtype int8: builtin takes signs of small numbers, which 8 bits lose; leave --dtype away, or give bf16",
+                ));
+            }
             let (config, preprocess, weights) = builtin()?;
             return Clip::build(BUILTIN, config, Some(preprocess), &weights, device);
         }

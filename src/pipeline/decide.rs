@@ -89,7 +89,7 @@ impl Run {
         let mut samples = Samples::read(&self.dirs())?;
         samples.earlier = against.rows(samples.id_type)?;
         let d = embed.dims;
-        let floor = dedup.floor.unwrap_or((4.0 * eps).min(2.0));
+        let floor = dedup.floor.unwrap_or_else(|| usual_floor(eps));
         if floor < eps {
             return Err(Error::usage(format!(
                 "--floor {floor} is below the eps of {eps}; pairs are stored down to the floor"
@@ -424,6 +424,12 @@ pub(super) fn no_sizes() -> Error {
     )
 }
 
+/// The floor of an eps where none was asked for: four times as far, so that a larger eps can be tried on what is stored. But no further
+/// than 0.5, from where on merely similar images would fill the store.
+fn usual_floor(eps: f64) -> f64 {
+    (4.0 * eps).min(eps.max(0.5))
+}
+
 /// For each good row the first threshold, in the order of the request, and then the first filter that it fails.
 fn failures<'a>(
     thresholds: &'a [Threshold],
@@ -456,4 +462,23 @@ fn failures<'a>(
         }
     }
     Ok(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_follows_eps_but_stays_among_similar_images() {
+        for (eps, floor) in [
+            (0.0, 0.0),
+            (0.02, 0.08),
+            (0.125, 0.5),
+            (0.3, 0.5),
+            (0.7, 0.7),
+            (2.0, 2.0),
+        ] {
+            assert_eq!(usual_floor(eps), floor);
+        }
+    }
 }

@@ -34,7 +34,7 @@ pub struct Dedup {
     pub mode: Mode,
     /// A pair is a duplicate when cosine >= 1 - eps; none for the model's default.
     pub eps: Option<f64>,
-    /// Pairs are stored down to cosine 1 - floor; none for 4 x eps.
+    /// Pairs are stored down to cosine 1 - floor; none for 4 x eps, or for 0.5 where that is less and eps itself is not more.
     pub floor: Option<f64>,
     /// How clusters are made.
     pub clusters: Clusters,

@@ -134,9 +134,10 @@ fn every_precision_of_this_processor_stays_close_to_transformers() {
     }
 }
 
-/// Weights that were trained, whose sizes differ from channel to channel as random ones' do not.
+/// Weights that were trained, whose sizes differ from channel to channel as random ones' do not. This tower takes the signs of numbers, some of
+/// which are near 0 and fall to the other side; 8-bit numbers lose too many of them, and are refused.
 #[test]
-fn every_precision_of_this_processor_keeps_the_embeddings_of_the_built_in_tower() {
+fn every_precision_of_this_processor_keeps_or_refuses_the_embeddings_of_the_built_in_tower() {
     let images: Vec<Rgb8> = walkdir::WalkDir::new(data("gallery"))
         .sort_by_file_name()
         .into_iter()
@@ -155,9 +156,19 @@ fn every_precision_of_this_processor_keeps_the_embeddings_of_the_built_in_tower(
     };
     let (expected, d) = rows(Precision::F32);
     for precision in Precision::on_this_cpu() {
+        let promised = match precision {
+            Precision::F32 => 0.999_999,
+            Precision::F16 => 0.998,
+            Precision::Bf16 => 0.96,
+            Precision::Int8 => {
+                let refused = Clip::load("builtin", &cpu_in(precision)).err().unwrap();
+                assert!(refused.to_string().contains("give bf16"), "{refused}");
+                continue;
+            }
+        };
         let cosine = least_cosine(&rows(precision).0, &expected, d);
         println!("{}: least cosine to f32 {cosine:.6}", precision.name());
-        assert!(cosine > promised(precision), "{precision:?}: {cosine}");
+        assert!(cosine > promised, "{precision:?}: {cosine}");
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) struct DedupFlags {
     /// A pair is a duplicate when cosine >= 1 - X; the model's own by default
     #[arg(long, value_name = "X")]
     pub eps: Option<f64>,
-    /// Pairs are stored down to cosine 1 - X; 4 x eps by default
+    /// Pairs are stored down to cosine 1 - X; 4 x eps by default, but not beyond 0.5 for an eps below it
     #[arg(long, value_name = "X")]
     pub floor: Option<f64>,
     /// Number of clusters, or auto for about 1,000 rows each
