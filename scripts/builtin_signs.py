@@ -23,6 +23,7 @@ Requirements (pinned): as train_builtin.py.
 """
 
 import argparse
+import functools
 import hashlib
 import math
 from pathlib import Path
@@ -43,6 +44,7 @@ SHARE = 0.3  # of a row's squared length that the signs have
 PICTURES = 2048  # of the pool, to which the parts are fitted
 
 
+@functools.cache
 def cosines(e):
     """DCT basis functions of pictures [e, e], times their frequency: EDGE^2 / 2 that are even from left to right, and as many odd ones,
     each [SIGNS, e * e]. The first even one, the constant, and the last two of both are left at 0."""
@@ -54,11 +56,13 @@ def cosines(e):
     return even, odd
 
 
+@functools.cache
 def partners():
     """[SIGNS]: which other odd sign each is multiplied with."""
     return torch.randperm(SIGNS, generator=torch.Generator().manual_seed(0))
 
 
+@functools.cache
 def sums():
     """Orthogonal [SIGNS, SIGNS]: the products in each dim, which has an even sign too."""
     return torch.linalg.qr(torch.randn(SIGNS, SIGNS, generator=torch.Generator().manual_seed(1)))[0]
