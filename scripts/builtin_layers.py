@@ -59,6 +59,21 @@ def stickers(rng, views, share):
     return views
 
 
+def recoloured(rng, views, share):
+    """Gives a share of views uint8 [n, e, e] another tone for each tone: a smooth curve that need not rise, or one that is clipped. A turned
+    hue or a clipped colour channel does that to the luminance of pictures of few colours."""
+    rows = np.flatnonzero(rng.random(len(views)) < share)
+    if not len(rows):
+        return views
+    k, at = len(rows), torch.linspace(0, 255, 8)
+    bend = rng.normal(0, 1, (k, 1, 8)) * rng.uniform(5, 45, (k, 1, 1)) * (rng.random((k, 1, 1)) < 0.75)
+    gain = np.where(rng.random((k, 1, 1)) < 0.5, rng.uniform(1, 2, (k, 1, 1)), 1)
+    curves = F.interpolate((at + torch.from_numpy(bend.astype(np.float32))) * torch.from_numpy(gain.astype(np.float32)), 256, mode="linear", align_corners=True)
+    curves = F.avg_pool1d(F.pad(curves, (12, 12), "replicate"), 25, 1).add(0.5).clamp(0, 255).to(torch.uint8)[:, 0]
+    toned = torch.gather(curves, 1, views[rows].flatten(1).long()).view_as(views[rows])
+    return views.index_copy(0, torch.from_numpy(rows), toned)
+
+
 def sticker(rng, k, e):
     """Luminance 0..255 and opacity 0..1, each float32 [k, e, e]."""
     u = (torch.arange(e) * 2 + 1) / e - 1

@@ -10,9 +10,11 @@ side in its residual stream, and nothing is trained.
 
 Patch filters of the signs are DCT basis functions times their frequency, so that pictures are white in them. The first layer's MLP makes a
 step of each: quick_gelu(g x + 1) - quick_gelu(g x - 1) - 1 is about the sign of x. Heads of the last layer that look at the patch token alone
-bring the signs to the class token. A mirrored picture has its odd coefficients negated, so the last MLP makes the products of pairs of odd signs. The
-even signs and random sums of these products are the last SIGNS dims of a row; the first are the trained tower's, in the directions in which
-its rows are.
+bring the signs to the class token. A mirrored picture has its odd coefficients negated, so the last MLP makes the products of pairs of odd signs, and
+leaves them in the odd channels, which have no more to do. The even signs and these products are the last 2 SIGNS dims of a row; the first are
+the trained tower's, in the directions in which its rows are.
+
+A turned hue changes the luminance of a picture. So what was trained is given another mix of R, G and B than the signs: few edits change both.
 
 The layer norms' sizes and means are taken over both parts. So the signs are kept small in the stream, the even channels of what was trained
 are given the mean 0, and the weights after the norms are set to what the parts had alone, on average over the pool's pictures.
@@ -35,12 +37,14 @@ from builtin_pool import Pool
 from builtin_tower import ROOT2, Tower, flops, load, parity, save
 from builtin_views import LUMA
 
-SIGNS = 128  # pairs of channels of the signs, and dims of theirs
-TRAINED = 128  # dims of the trained tower's rows that stay
+SIGNS = 128  # pairs of channels of the signs, and half of their dims
+TRAINED = 64  # dims of the trained tower's rows that stay
 EDGE = 16  # coefficients along an edge: 16 x 16, half of them even
 STEEP = 25.0  # of the steps, over the typical size of a coefficient
-COEFFICIENT, SIGN, BROUGHT = 0.1, 0.25, 0.06  # their sizes in the residual stream, and in the class token's, beside that of a trained channel
-SHARE = 0.3  # of a row's squared length that the signs have
+COEFFICIENT, SIGN = 0.1, 0.25  # their sizes in the residual stream beside that of a trained channel
+BROUGHT = 0.06, 0.01  # of even and odd ones in the class token's: f16 weights leave even channels a mean beside which the even ones are to be large
+SHARE = 0.44  # of a row's squared length that the signs have
+MIX = tuple(0.35 * weight + 0.65 / 3 for weight in LUMA)  # of R, G and B, that the trained part sees
 PICTURES = 2048  # of the pool, to which the parts are fitted
 
 
@@ -62,20 +66,14 @@ def partners():
     return torch.randperm(SIGNS, generator=torch.Generator().manual_seed(0))
 
 
-@functools.cache
-def sums():
-    """Orthogonal [SIGNS, SIGNS]: the products in each dim, which has an even sign too."""
-    return torch.linalg.qr(torch.randn(SIGNS, SIGNS, generator=torch.Generator().manual_seed(1)))[0]
-
-
 def signs(x):
-    """Unit rows [n, SIGNS] of the signs of luminance 0..255 [n, e, e], as the joined tower has them."""
+    """Unit rows [n, 2 SIGNS] of the signs of luminance 0..255 [n, e, e], as the joined tower has them."""
     e, x = x.shape[-1], x.float().flatten(1) / 255
     x = torch.stack([x @ functions.T for functions in cosines(e)], 1)
     x = STEEP * x / x.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-4)
     even, odd = (quick_gelu(x + 1) - quick_gelu(x - 1) - 1).unbind(1)
     products = ((odd + odd[:, partners()]).abs() - (odd - odd[:, partners()]).abs()) / 2
-    return F.normalize(even + products @ sums().T, dim=-1)
+    return F.normalize(torch.cat([even, products], 1), dim=-1)
 
 
 def quick_gelu(x):
@@ -127,7 +125,7 @@ class Join:
         self.part, self.pictures, self.was, c = part, pictures, stages(part, pictures), part.c
         self.s, self.inner = len(part.classes), c["intermediate_size"] // 2
         self.h = self.s + SIGNS
-        changes = {"hidden_size": 2 * self.h, "num_attention_heads": self.h // part.layers[0].of_head, "projection_dim": TRAINED + SIGNS}
+        changes = {"hidden_size": 2 * self.h, "num_attention_heads": self.h // part.layers[0].of_head, "projection_dim": TRAINED + 2 * SIGNS}
         self.new = Tower(c | changes | {"intermediate_size": 2 * (self.inner + 4 * SIGNS)})
         for parameter in self.new.parameters():
             parameter.zero_()
@@ -160,7 +158,10 @@ class Join:
         new.classes[:s], new.classes[s] = first / ROOT2, size(first) / ROOT2
         weights = torch.cat([part.pre.weight, torch.ones(SIGNS)])
         weights[-1] = 10
-        new.patch[-2:] += balance((new.patch + new.patch.flip(-1)) / 2, weights)
+        new.chroma = torch.zeros(self.h, 3, *new.patch.shape[1:])
+        new.chroma[:s] = new.patch[:s, None] * (torch.tensor(MIX) - torch.tensor(LUMA)).view(3, 1, 1)
+        for filters in (new.patch, new.chroma):
+            filters[-2:] += balance((filters + filters.flip(-1)) / 2, weights)
         new.positions[1, 0, -2:], new.classes[-2:] = balance(new.positions[1, 0], weights), balance(new.classes, weights)
         self.fit(new.pre, part.pre, 0)
         new.pre.weight[s:] = weights[s:] * (new.pre.weight[:s] / part.pre.weight).mean()
@@ -205,7 +206,7 @@ class Join:
         x = layer.norm1(stages(self.new, self.pictures)[3])[:, :, 0, s]
         apart = (x[:, 0] - x[:, 1]).min()
         assert apart > 0
-        brought = BROUGHT * size(self.was[4])
+        brought = [amount * size(self.was[4]) for amount in BROUGHT]
         # What told the tokens apart, and the balance of the class token's mean, never change and are no longer wanted.
         spent = stages(self.new, self.pictures[:1])[1][0, 0, 0, [s, -2, -1]]
         layer.out.bias[[s, -2, -1]] = -spent
@@ -216,46 +217,51 @@ class Join:
                 layer.qkv.weight[0, h + at, s] = -logit * (2 * layer.of_head) ** 0.5 / 4 / apart
             for p in (0, 1):
                 if s + 1 - p <= at < h - 2:
-                    layer.qkv.weight[p, 2 * h + at, at], layer.out.weight[p, at, at] = 1, brought
+                    layer.qkv.weight[p, 2 * h + at, at], layer.out.weight[p, at, at] = 1, brought[p]
 
     def products(self):
         """The last MLP. Steps of the even signs once more, so that their size no longer hangs on that of the patch token; and products of odd signs:
-        is the sum of two 0, or not? Two inner pairs, whose two members see the sum and its negative, less a threshold, make a step of each."""
+        is the sum of two 0, or not? Two inner pairs, whose two members see the sum and its negative, less a threshold, make a step of each. It goes
+        to an odd channel, beside which the odd sign that was brought there is small."""
         layer, s, at = self.new.layers[1], self.s, self.inner
-        steep, threshold = 20.0, 12.0  # the signs' size there differs from picture to picture: 0.4 to 2.4, twice that for a sum, or 0
+        # The signs' size there differs from picture to picture: 0.4 to 2.4, twice that for a sum, or 0.
+        steep_even, steep, threshold = *(20 * math.hypot(*BROUGHT) / ROOT2 / amount for amount in BROUGHT), 12.0
         sign = SIGN * size(self.was[5])
-        weights = sums() * sign
         both = (torch.arange(SIGNS) < SIGNS - 2) & (partners() < SIGNS - 2)
-        weights[:, ~both] = 0
+        layer.fc2.across = torch.zeros_like(layer.fc2.weight[0]), torch.zeros(self.h)
+        products, constant = layer.fc2.across
         for a, b in enumerate(partners()):
             for side in (1, -1):
                 if both[a]:
                     layer.fc1.weight[1, at, s + a] += ROOT2 * steep
                     layer.fc1.weight[1, at, s + b] += ROOT2 * steep
                     layer.fc1.bias[at] = (side - threshold) * ROOT2
-                    layer.fc2.weight[0, s:, at] = side * weights[:, a] * ROOT2
+                    products[s + a, at] = side * sign * ROOT2
+                    constant[s + a] = -sign
                 if 0 < a < SIGNS - 2:
                     even = at + 2 * SIGNS
-                    layer.fc1.weight[0, even, s + a] = ROOT2 * steep / 2
+                    layer.fc1.weight[0, even, s + a] = ROOT2 * steep_even / 2
                     layer.fc1.bias[even] = side * ROOT2
                     layer.fc2.weight[0, s + a, even] = side * sign / ROOT2
                 at += 1
-        layer.fc2.bias[s:] -= weights.sum(1)
         layer.fc2.bias[s + 1 : -2] -= sign
 
     def rows(self):
         part, new, s = self.part, self.new, self.s
         self.fit(new.post, part.post, 5)
         new.post.weight[-2:] = new.post.weight[-3]
-        new.projection[:TRAINED, :s] = narrowed(part.projection, part.rows(self.was[5]))
-        new.projection[TRAINED:, s:] = torch.eye(SIGNS)
+        new.projection[:TRAINED, :s] = narrowed(part.projection, part.rows(self.was[5]), TRAINED)
+        new.odd_projection = torch.zeros_like(new.projection)
+        new.projection[TRAINED:-SIGNS, s:] = new.odd_projection[-SIGNS:, s:] = torch.eye(SIGNS)
         rows = new(self.pictures).square()
-        new.projection[TRAINED:] *= (SHARE / (1 - SHARE) * rows[:, :TRAINED].sum() / rows[:, TRAINED:].sum()).sqrt()
+        scale = (SHARE / (1 - SHARE) * rows[:, :TRAINED].sum() / rows[:, TRAINED:].sum()).sqrt()
+        new.projection[TRAINED:] *= scale
+        new.odd_projection *= scale
 
 
-def narrowed(projection, rows):
-    """[TRAINED, h]: a projection onto those directions in which rows [n, d], which it gave, mostly are."""
-    return torch.linalg.eigh(rows.T @ rows)[1].flip(1)[:, :TRAINED].T @ projection
+def narrowed(projection, rows, dims):
+    """[dims, h]: a projection onto those directions in which rows [n, d], which it gave, mostly are."""
+    return torch.linalg.eigh(rows.T @ rows)[1].flip(1)[:, :dims].T @ projection
 
 
 def joined(tower, pictures):

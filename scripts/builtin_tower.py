@@ -4,7 +4,7 @@ One patch is the whole picture, 32 x 32: the patch filters are filters over all 
 contrast and exposure change little), and what follows is an MLP with residuals in CLIP's clothes. Positions need not be learned:
 a filter has its own. A tower of four patches, trained as long, found fewer copies: see models/builtin/README.md.
 
-It sees luminance alone, on one channel here; what is written has three. It is symmetric by construction: channels come in
+It sees luminance alone, on one channel here; what is written has three, which builtin_signs.py may weigh otherwise. It is symmetric by construction: channels come in
 pairs (a, b) that a mirrored picture swaps. Here they are kept as sum and difference, (a + b) / sqrt 2 and (a - b) / sqrt 2, the even and
 the odd ones: a matrix that commutes with the swap is then one matrix for each, which halves its work, and only the activation needs the
 pairs (the mean over the group, as in Cohen and Welling 2016). The projection takes even channels alone, so that a mirrored
@@ -80,16 +80,20 @@ class Norm(nn.Module):
 
 
 class Linear(nn.Module):
-    """[.., 2, inputs] -> [.., 2, outputs]: a matrix for even channels with a bias, and one for odd ones."""
+    """[.., 2, inputs] -> [.., 2, outputs]: a matrix for even channels with a bias, and one for odd ones. `across`, where there is one, is a
+    matrix and a bias for odd outputs from even inputs. What it writes is the same for a mirrored picture, so only the projection may read it."""
 
     def __init__(self, inputs, outputs, gain=1.0):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(2, outputs, inputs) * gain * inputs**-0.5)
-        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.bias, self.across = nn.Parameter(torch.zeros(outputs)), None
 
     def forward(self, x):
         even, odd = x.unbind(-2)
-        return torch.stack([F.linear(even, self.weight[0], self.bias), F.linear(odd, self.weight[1])], -2)
+        odd = F.linear(odd, self.weight[1])
+        if self.across:
+            odd = odd + F.linear(even, *self.across)
+        return torch.stack([F.linear(even, self.weight[0], self.bias), odd], -2)
 
 
 def quick_gelu(x):
@@ -148,6 +152,8 @@ class Tower(nn.Module):
         heads = heads or [c["num_attention_heads"]] * layers  # in each layer
         self.layers = nn.ModuleList(Layer(c, count, of_head, i == layers - 1) for i, count in enumerate(heads))
         self.projection = nn.Parameter(torch.randn(c["projection_dim"], h) * c["hidden_size"] ** -0.5)
+        # What builtin_signs.py alone gives a tower: dims from odd channels, and filters [h, 3, p, p] of what R, G and B have beside luminance.
+        self.odd_projection, self.chroma = None, None
 
     def places(self):
         """[t, 2, h]: the positions, where the class token's has nothing odd and mirrored columns mirrored ones."""
@@ -166,7 +172,9 @@ class Tower(nn.Module):
 
     def rows(self, x):
         """Rows [n, d], not normalised, of what the last layer gives."""
-        return F.linear(self.post(x)[:, 0, 0], self.projection) * ROOT2
+        even, odd = self.post(x)[:, 0].unbind(1)
+        rows = F.linear(even, self.projection)
+        return (rows if self.odd_projection is None else rows + F.linear(odd, self.odd_projection)) * ROOT2
 
     def sized(self, x):
         """Rows, and the size [n] of the class token's residual stream before the last norm."""
@@ -204,10 +212,20 @@ def pairs(even, odd):
     return torch.stack([even + odd, even - odd], -1).flatten(-2) / ROOT2
 
 
+def untied(x):
+    """[.., h] -> [.., 2h]: a number and its negative for a pair."""
+    return torch.stack([x, -x], -1).flatten(-2)
+
+
 def commuting(weight):
     """[2, outputs, inputs] of even and odd channels -> [2 outputs, 2 inputs]."""
     same, other = (weight[0] + weight[1]) / 2, (weight[0] - weight[1]) / 2
     return torch.stack([torch.stack([same, other], -1).flatten(-2), torch.stack([other, same], -1).flatten(-2)], 1).flatten(0, 1)
+
+
+def crossing(weight):
+    """[outputs, inputs] of odd outputs from even inputs -> [2 outputs, 2 inputs]."""
+    return untied(tied(weight).T).T / 2
 
 
 def parted(weight):
@@ -216,19 +234,21 @@ def parted(weight):
     return torch.stack([same + other, same - other])
 
 
-def filters_of(rgb):
-    """The share of each channel in a filter over normalised R, G and B, [1, 3, 1, 1]."""
-    return rgb.new_tensor([l * s for l, s in zip(LUMA, CLIP_STD)]).view(1, 3, 1, 1)
-
-
 def hugging_face(model):
     """The state dictionary under CLIPVisionModelWithProjection's names."""
-    places, patch = model.places(), torch.stack([model.patch, model.patch.flip(-1)], 1).flatten(0, 1)
+    luma, mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (LUMA, CLIP_MEAN, CLIP_STD))
+    places, patch, projection = model.places(), model.patch[:, None] * luma, tied(rotated(model.projection))
+    places = pairs(places[:, 0], places[:, 1])
+    if model.chroma is not None:
+        patch = patch + model.chroma
+        places[1:] += tied((model.chroma * mean).sum((1, 2, 3)))
+    if model.odd_projection is not None:
+        projection = projection + untied(model.odd_projection)
     out = {
         EMBEDDINGS + "class_embedding": tied(model.classes),
-        EMBEDDINGS + "position_embedding.weight": pairs(places[:, 0], places[:, 1]),
-        EMBEDDINGS + "patch_embedding.weight": patch[:, None] * filters_of(patch),
-        "visual_projection.weight": tied(rotated(model.projection)),
+        EMBEDDINGS + "position_embedding.weight": places,
+        EMBEDDINGS + "patch_embedding.weight": torch.stack([patch, patch.flip(-1)], 1).flatten(0, 1) * std,
+        "visual_projection.weight": projection,
     }
     for theirs, ours in NORM_NAMES.items():
         norm = getattr(model, ours)
@@ -240,6 +260,10 @@ def hugging_face(model):
             norm = isinstance(part, Norm)
             out[f"{there}{theirs}.weight"] = tied(part.weight) if norm else commuting(part.weight)
             out[f"{there}{theirs}.bias"] = tied(part.bias) if norm else tied(part.bias) / ROOT2
+            if not norm and part.across:
+                weight, bias = part.across
+                out[f"{there}{theirs}.weight"] += crossing(weight)
+                out[f"{there}{theirs}.bias"] += untied(bias) / ROOT2
         for letter, weight, bias in zip("qkv", layer.qkv.weight.chunk(3, 1), layer.qkv.bias.chunk(3)):
             out[f"{there}self_attn.{letter}_proj.weight"] = commuting(weight)
             out[f"{there}self_attn.{letter}_proj.bias"] = tied(bias) / ROOT2
@@ -254,9 +278,11 @@ def load(folder, dims=0):
     model = Tower({key: config[key] for key in ARCHITECTURE} | {"projection_dim": max(dims, config["projection_dim"])})
     t = {name: x.float() for name, x in load_file(folder / "model.safetensors").items()}
     patch, places = t[EMBEDDINGS + "patch_embedding.weight"], t[EMBEDDINGS + "position_embedding.weight"]
+    if not torch.equal(t["visual_projection.weight"][:, ::2], t["visual_projection.weight"][:, 1::2]):
+        raise ValueError(f"{folder}: a tower with signs is not trained further; give the one that it was made from")
     a, b = places[:, ::2], places[:, 1::2]
     state = {
-        "patch": (patch / filters_of(patch)).mean(1)[::2],
+        "patch": (patch / torch.tensor(CLIP_STD).view(1, 3, 1, 1)).sum(1)[::2] / sum(LUMA),
         "classes": t[EMBEDDINGS + "class_embedding"][::2],
         "positions": torch.stack([a + b, a - b], 1) / ROOT2,
         "projection": t["visual_projection.weight"][:, ::2],
@@ -296,6 +322,8 @@ def save(model, out):
     config = {"architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model", **c}
     config["projection_dim"] = len(state["visual_projection.weight"])
     config |= {"attention_dropout": 0.0, "dtype": "float16"}
+    if model.odd_projection is not None:
+        config["int8"] = False  # clipsift's: signs of small numbers, which 8 bits lose
     processor = {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
-from builtin_layers import affine, column, grid, placed, sample, spots, stickers
+from builtin_layers import affine, column, grid, placed, recoloured, sample, spots, stickers
 from builtin_pool import LAYER_EDGE, Pool
 
 ORIGINAL_EDGE = 160  # edge of an original, before it is edited
@@ -348,7 +348,8 @@ def outer(columns, rows):
 def in_place(rng, views, overlays):
     """Copies of views uint8 [n, e, e] in which nothing moved: other tones, overlays, stickers, blur and noise, each for some of them.
     `overlays`: those of a pool."""
-    x, n = views.float(), len(views)
+    n = len(views)
+    x = recoloured(rng, views, 0.3).float()
 
     def some(share):
         return np.flatnonzero(rng.random(n) < share)

@@ -15,7 +15,7 @@ stickers and with other third views. Matrices are trained by Muon (Jordan et al.
 exponential average of those that were trained.
 
 With --signs, the signs of cosine coefficients that builtin_signs.py puts beside the tower afterwards are a fixed part of each row, so that
-the tower learns what they do not tell; and the residual stream before the last norm is to have one size for all pictures, on which their share hangs.
+the tower learns what they do not tell; and its own part is to have one length for all pictures before the last norm, on which their share hangs.
 Three calls make the embedded tower:
 
     python scripts/train_builtin.py --work work --minutes 50 --out smooth
@@ -72,7 +72,7 @@ def feed(queue, folder, size, share, seed):
     and third ones of the first half), thumbs, indices."""
     import torch
 
-    from builtin_layers import stickers
+    from builtin_layers import recoloured, stickers
     from builtin_views import Pool, batches, in_place
 
     torch.set_num_threads(1)
@@ -82,7 +82,7 @@ def feed(queue, folder, size, share, seed):
             with np.load(files[i]) as batch:
                 first, second = torch.from_numpy(batch["views"])
                 third = in_place(rng, first[: len(first) // 2], overlays)
-                views = torch.cat([first, stickers(rng, second, share), third])
+                views = torch.cat([first, stickers(rng, recoloured(rng, second, 0.15), share), third])
                 queue.put((squeezed(torch, views, size).numpy(), batch["thumbs"], batch["indices"]))
 
 
@@ -121,8 +121,8 @@ def contrastive(torch, z, thumbs, indices, memory, overall, args):
 
 def losses(torch, rows, sizes, signs, thumbs, indices, memories, overall, args):
     """What is to fall, for the rows of a batch, not normalised, and figures of it: the InfoNCE of first and second views and of first and third
-    ones. With signs, unit rows, these are a part of each row, and rows are to be of one length, as are the sizes of the stream that they are made
-    of. Without, the last dims of the rows alone must tell first and third views apart."""
+    ones. With signs, unit rows, these are a part of each row, and rows are to be of one length before the last norm, which divides by `sizes`.
+    Without, the last dims of the rows alone must tell first and third views apart."""
     n = len(thumbs)
     half, normalize = n // 2, torch.nn.functional.normalize
 
@@ -136,8 +136,8 @@ def losses(torch, rows, sizes, signs, thumbs, indices, memories, overall, args):
     loss = found[0][1] + args.still * found[1][1]
     memories[0].append((whole[:n].detach(), indices))
     if signs is not None:
-        for x in (sizes, rows.norm(dim=1)):
-            loss = loss + args.even * (x / x.mean() - 1).square().mean()
+        lengths = sizes * rows.norm(dim=1)
+        loss = loss + args.even * (lengths / lengths.mean() - 1).square().mean()
     else:
         apart = normalize(rows[:, -args.apart :], dim=-1)
         found.append(still(apart, memories[1]))
@@ -214,13 +214,14 @@ def probe(torch, model, held_out):
 
 
 def narrow(torch, model, folder):
-    """Leaves of a tower's dims those that builtin_signs.py has place for."""
+    """Leaves of a tower's dims twice as many as builtin_signs.py has place for."""
     import builtin_signs
 
+    dims = 2 * builtin_signs.TRAINED
     with torch.no_grad():
         rows = model(builtin_signs.pictures(folder, 2 * builtin_signs.PICTURES, model.c["image_size"]))
-        model.projection = torch.nn.Parameter(builtin_signs.narrowed(model.projection, rows))
-    model.c["projection_dim"] = builtin_signs.TRAINED
+        model.projection = torch.nn.Parameter(builtin_signs.narrowed(model.projection, rows, dims))
+    model.c["projection_dim"] = dims
 
 
 def prepare(args):
@@ -322,8 +323,8 @@ def arguments():
     parser.add_argument("--still", type=float, default=0.5, help="weight of the loss of first and third views")
     parser.add_argument("--apart", type=int, default=128, help="dims at the end that are also trained alone, on first and third views")
     parser.add_argument("--signs", action="store_true", help="train on for the signs of cosine coefficients to be joined to the tower")
-    parser.add_argument("--share", type=float, default=0.3, help="of a row's squared length that the signs have")
-    parser.add_argument("--even", type=float, default=25, help="weight of the deviation of lengths and sizes, with --signs")
+    parser.add_argument("--share", type=float, default=0.42, help="of a row's squared length that the signs have")
+    parser.add_argument("--even", type=float, default=800, help="weight of the deviation of the rows' lengths, with --signs")
     parser.add_argument("--warmup", type=int, default=40, help="steps over which the learning rate rises")
     parser.add_argument("--level", type=float, default=0.35, help="share of the run before it falls")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate of AdamW")

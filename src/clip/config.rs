@@ -32,6 +32,8 @@ pub struct VisionConfig {
     pub layer_norm_eps: f64,
     /// d: dims of the embedding.
     pub projection_dim: usize,
+    /// Whether 8-bit numbers keep the embeddings. A key of this project's own towers; others have none, and are taken to do.
+    pub int8: bool,
 }
 
 impl Default for VisionConfig {
@@ -47,6 +49,7 @@ impl Default for VisionConfig {
             hidden_act: Activation::QuickGelu,
             layer_norm_eps: 1e-5,
             projection_dim: 512,
+            int8: true,
         }
     }
 }

@@ -137,7 +137,8 @@ impl Clip {
     /// Loads a tower: `builtin`, a folder in Hugging Face layout, or a hub id such as `openai/clip-vit-large-patch14`.
     ///
     /// # Errors
-    /// [`Error::Model`] where it is not to be had or damaged; [`Error::Usage`] for `builtin` in 8-bit numbers.
+    /// [`Error::Model`] where it is not to be had or damaged; [`Error::Usage`] in 8-bit numbers, where
+    /// its config.json says that they lose the embeddings, as that of `builtin` does.
     ///
     /// ```
     /// # use clipsift::{Clip, Device};
@@ -161,11 +162,6 @@ impl Clip {
             )));
         }
         if spec == BUILTIN {
-            if device.precision() == ops::Precision::Int8 {
-                return Err(Error::usage(
-                    "--dtype int8: builtin takes signs of small numbers, which 8 bits lose; leave --dtype away, or give bf16",
-                ));
-            }
             let (config, preprocess, weights) = builtin()?;
             return Clip::build(BUILTIN, config, Some(preprocess), &weights, device);
         }
@@ -232,6 +228,11 @@ impl Clip {
         device: &Device,
     ) -> Result<Clip> {
         let config = VisionConfig::parse(name, config)?;
+        if device.precision() == ops::Precision::Int8 && !config.int8 {
+            return Err(Error::usage(format!(
+                "--dtype int8: {name} takes signs of small numbers, which 8 bits lose; leave --dtype away, or give bf16"
+            )));
+        }
         let preprocess = match preprocess {
             Some(json) => Preprocess::parse(name, json, config.image_size)?,
             None => Preprocess::openai(config.image_size),

@@ -209,9 +209,9 @@ pub(crate) fn gallery_shards(dir: &Path, size: usize) -> Vec<PathBuf> {
     shards.collect()
 }
 
-/// A linear head over the embedded tower's 256 dims.
+/// A linear head over the embedded tower's 320 dims.
 pub(crate) fn head_for_builtin(dir: &Path) -> String {
-    let d = 256;
+    let d = 320;
     let weight: Vec<f32> = (0..d)
         .map(|i| ((i * 37 % 19) as f32 - 9.0) / 30.0)
         .collect();

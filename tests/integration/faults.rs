@@ -223,7 +223,7 @@ fn a_head_of_the_wrong_width_is_refused_by_name_and_size() {
     );
     let message = fails(2, &line);
     assert!(
-        message.contains("mine") && message.contains("768") && message.contains("256"),
+        message.contains("mine") && message.contains("768") && message.contains("320"),
         "{message}"
     );
 }

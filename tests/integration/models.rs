@@ -37,7 +37,7 @@ fn good_models_are_described_and_tried() {
     let says = good("models check builtin");
     for word in [
         "architecture",
-        "256 dims",
+        "320 dims",
         "GFLOP",
         "of f16",
         "tried",
@@ -213,8 +213,8 @@ fn heads_are_described_and_tried() {
     let head = head_for_builtin(dir.path());
     let says = good(&format!("models check {head}"));
     for word in [
-        "256 -> 1",
-        "takes         256 dims, such as builtin gives",
+        "320 -> 1",
+        "takes         320 dims, such as builtin gives",
         "2 of f32",
         "one row scores",
         "yes",
@@ -224,7 +224,7 @@ fn heads_are_described_and_tried() {
     let json = good(&format!("models check {head} --json"));
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["runs"], true);
-    assert_eq!(json["facts"]["layers"], "256 -> 1");
+    assert_eq!(json["facts"]["layers"], "320 -> 1");
 
     // A description that names what is not there, and leaves out what is.
     let plan = r#"{"layers": [{"linear": "fc"}, "sigmoid"]}"#;
