@@ -141,7 +141,7 @@ class Join:
         scale = (there.square().mean((2, 3)) / centred(self.was[stage]).square().mean((2, 3))).log().mean().div(2).exp()
         norm.weight[: self.s], norm.bias[: self.s] = old.weight * scale, old.bias
         norm.weight[self.s :] = 1 / size(normal(there)[:, -1, :, self.s + 1 : -2])
-        norm.weight[-2:] = 0  # nothing reads them, and as 8-bit numbers their size would leave little of the others
+        norm.weight[-2:] = 0  # nothing reads them
 
     def patch(self):
         """Filters, positions, class token and the first norm, which leaves the signs' coefficients small. The even channels have the mean 0

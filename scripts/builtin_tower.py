@@ -4,8 +4,8 @@ One patch is the whole picture, 32 x 32: the patch filters are filters over all 
 contrast and exposure change little), and what follows is an MLP with residuals in CLIP's clothes. Positions need not be learned:
 a filter has its own. A tower of four patches, trained as long, found fewer copies: see models/builtin/README.md.
 
-It sees luminance alone, on one channel here; what is written has three, which builtin_signs.py may weigh otherwise. It is symmetric by construction: channels come in
-pairs (a, b) that a mirrored picture swaps. Here they are kept as sum and difference, (a + b) / sqrt 2 and (a - b) / sqrt 2, the even and
+It sees luminance alone, on one channel here; what is written has three, which builtin_signs.py may weigh otherwise. It is
+symmetric by construction: channels come in pairs (a, b) that a mirrored picture swaps. Here they are kept as sum and difference, (a + b) / sqrt 2 and (a - b) / sqrt 2, the even and
 the odd ones: a matrix that commutes with the swap is then one matrix for each, which halves its work, and only the activation needs the
 pairs (the mean over the group, as in Cohen and Welling 2016). The projection takes even channels alone, so that a mirrored
 picture has the same row. While it is trained it has more dims than it can fill: those at the end are also trained alone (train_builtin.py). They
